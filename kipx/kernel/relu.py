@@ -1,0 +1,83 @@
+"""What a ReLU does to a covariance and to a tangent kernel, with its derivative written by hand.
+
+With standard deviations s1, s2, covariance c, correlation r = c / (s1 s2) and angle t = arccos r:
+
+    nngp' = (s1 s2 sqrt(1 - r^2) + (pi - t) c) / 2 pi
+    ntk'  = ntk * (pi - t) / 2 pi
+
+Source: Cho and Saul 2009, the arc-cosine kernels of order 1 and 0.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def std(variance):
+    """Square root whose derivative at 0 is 0, its symmetric limit for the pixels behind it."""
+    alive = variance > 0
+    return jnp.where(alive, jnp.sqrt(jnp.where(alive, variance, 1)), 0)
+
+
+@jax.custom_vjp
+def relu(nngp, ntk, std1, std2):
+    """Covariance and tangent kernel behind a ReLU.
+
+    The kink: where two patches are equal the derivative of ntk' is unbounded, and float rounding of r would already
+    cost 1e-4 in ntk'. Correlations within rounding of 1 or -1 therefore count as 1 or -1, and derivatives there are the
+    symmetric limit: 0 for the singular terms. A patch of standard deviation 0 has angle pi / 2 to everything.
+
+    Args:
+      nngp: covariances before the ReLU.
+      ntk: tangent kernel before the ReLU, or None.
+      std1, std2: standard deviations of the first and second position, broadcastable to nngp.
+    Returns:
+      (nngp', ntk'), ntk' None if ntk is.
+    """
+    scale, correlation, sine = _angles(nngp, std1, std2)
+    factor = _factor(correlation)
+    out = scale * sine * (0.5 / math.pi) + factor * nngp
+    return out, None if ntk is None else factor * ntk
+
+
+def _forward(nngp, ntk, std1, std2):
+    return relu(nngp, ntk, std1, std2), (nngp, ntk, std1, std2)
+
+
+def _backward(residuals, cotangents):
+    nngp, ntk, std1, std2 = residuals
+    ct_nngp, ct_ntk = cotangents
+    scale, correlation, sine = _angles(nngp, std1, std2)
+    factor = _factor(correlation)
+    both = scale * (0.5 / math.pi) * jnp.where(scale > 0, sine, 0) * ct_nngp  # std * d nngp' / d std, for either std
+    to_nngp = factor * ct_nngp
+    if ntk is not None:
+        smooth = scale * sine > 0
+        slope = jnp.where(smooth, (0.5 / math.pi) / jnp.where(smooth, scale * sine, 1), 0) * ntk * ct_ntk
+        to_nngp, both = to_nngp + slope, both - slope * nngp
+    to_ntk = None if ntk is None else factor * ct_ntk
+    return to_nngp, to_ntk, _sum_to(both, std1), _sum_to(both, std2)
+
+
+relu.defvjp(_forward, _backward)
+
+
+def _angles(nngp, std1, std2):
+    """s1 s2, the correlation, and the sine of the angle."""
+    scale = std1 * std2
+    correlation = jnp.clip(nngp / jnp.where(scale > 0, scale, 1), -1, 1)
+    rounding = 32 * jnp.finfo(nngp.dtype).eps
+    correlation = jnp.where(jnp.abs(correlation) > 1 - rounding, jnp.sign(correlation), correlation)
+    return scale, correlation, jnp.sqrt((1 - correlation) * (1 + correlation))
+
+
+def _factor(correlation):
+    return 0.5 - jnp.arccos(correlation) * (0.5 / math.pi)
+
+
+def _sum_to(ct, std):
+    """Cotangent of `std` from that of its logarithm, summed over the axes along which `std` was broadcast."""
+    axes = tuple(a for a in range(ct.ndim) if std.shape[a] == 1 and ct.shape[a] != 1)
+    total = jnp.sum(ct, axis=axes, keepdims=True)
+    return jnp.where(std > 0, total / jnp.where(std > 0, std, 1), 0)
