@@ -1,0 +1,33 @@
+"""Engines evaluate a kernel over whole sets of images and pull cotangents back to them; each file is one way to do it.
+
+An engine is built from a `kernel_fn` and knows nothing of losses. Swapping it changes time and memory, not numbers.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from kipx import checks
+
+
+class Engine(NamedTuple):
+    """What every `build(...)` of this package returns.
+
+    Attributes:
+      gram: (x1, x2=None) -> (n1, n2) Gram matrix; without x2 symmetric, (n1, n1).
+      vjp: (x1, x2, cotangent) -> gradient of sum(cotangent * gram(x1, x2)) with respect to x2, in the shape of x2;
+        with x2=None the gradient of sum(cotangent * gram(x1)) with respect to x1, both arguments counted.
+    """
+
+    gram: Callable
+    vjp: Callable
+
+
+def check_inputs(x1, x2, cotangent=None):
+    """Raises UserError on images that are not (n, h, w, c) or empty, and on a cotangent that is not (n1, n2)."""
+    x2 = x1 if x2 is None else x2
+    if x1.ndim != 4 or x2.ndim != 4 or x1.shape[1:] != x2.shape[1:] or 0 in (*x1.shape, *x2.shape):
+        raise checks.UserError(
+            f"engine: expected images (n1, h, w, c) and (n2, h, w, c), none of them 0, got {x1.shape} and {x2.shape}"
+        )
+    if cotangent is not None and cotangent.shape != (x1.shape[0], x2.shape[0]):
+        raise checks.UserError(f"engine: expected a cotangent {(x1.shape[0], x2.shape[0])}, got {cotangent.shape}")

@@ -1,0 +1,35 @@
+"""Test accuracy of kernel ridge regression from a support set."""
+
+import jax.numpy as jnp
+
+from kipx import krr
+
+
+def build(engine, x_test, y_test, *, ridge, batch=1000):
+    """Builds the evaluation of support sets on one test set, `batch` rows of the Gram matrix at a time.
+
+    Args:
+      engine: kipx.engine.Engine.
+      x_test: (n, h, w, c) preprocessed images.
+      y_test: (n, c) centred one-hot labels.
+      ridge: > 0, dimensionless.
+      batch: rows of k_ts held at once; the last one is filled up from the front, so that one compilation serves all.
+    Returns:
+      (x_support, y_support) -> {'test_accuracy': in [0, 1], 'test_mse': 0.5 * mean squared error}.
+    Source: paper section 3.1.
+    """
+    n = x_test.shape[0]
+    batch = min(batch, n)
+    starts = [min(start, n - batch) for start in range(0, n, batch)]
+
+    def evaluate(x_support, y_support):
+        alpha = krr.solve(engine.gram(x_support), y_support, ridge=ridge)
+        parts = {s: engine.gram(x_test[s : s + batch], x_support).astype(jnp.float64) @ alpha for s in starts}
+        kept = [parts[s][at - s :] for s, at in zip(starts, range(0, n, batch), strict=True)]
+        predictions = jnp.concatenate(kept)
+        return {
+            "test_accuracy": float(krr.accuracy(predictions, y_test)),
+            "test_mse": float(krr.half_mse(predictions, y_test)),
+        }
+
+    return evaluate
