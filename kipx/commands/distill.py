@@ -1,0 +1,183 @@
+"""kipx distill: from a data set to a folder with a support set that carries it."""
+
+import hashlib
+import json
+import pathlib
+import signal
+import threading
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kipx import artifacts, checkpoints, checks, distill, evaluate, objective, support, track
+from kipx.report.pictures import support_png
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the run to stop; its state is saved. `number` is the signal's."""
+
+    def __init__(self, number, message):
+        super().__init__(message)
+        self.number = number
+
+
+class Problem(NamedTuple):
+    """What a run works on, all of it decided before the first step."""
+
+    data: object  # kipx.data.Dataset
+    preprocessing: object  # kipx.preprocess.Preprocessing
+    initial: jax.Array  # (n_s, h, w, c) support images at step 0
+    labels: jax.Array  # (n_s, classes) support labels at step 0
+    start: distill.State
+    step: object
+    evaluate: object  # (x_support, y_support) -> metrics
+    draws: list  # natural support sets to compare with
+
+
+def run(
+    folder, *, load, fit, engine, draw, labels, optimizer, seed, steps, ridge, batch_size, draws, every_s, show,
+    overrides, config,
+):
+    """Distils a data set into a run folder, from the folder's last checkpoint if it has one.
+
+    Args:
+      folder: where to; made if it is not there.
+      load: () -> Dataset.
+      fit: training pixels -> Preprocessing.
+      engine: kipx.engine.Engine.
+      draw: from `kipx.support`: (key, images, labels, classes) -> (x_support, classes of them).
+      labels: {'learned': bool, 'learning_rate': float or None}.
+      optimizer: from `kipx.optimizer`: (steps, learning_rate=None) -> optax transformation.
+      seed, steps, ridge, batch_size: integers >= 0, >= 1, a number > 0, and images in a batch of targets.
+      draws: natural support sets in the closing comparison.
+      every_s: seconds between checkpoints beside the scheduled ones.
+      show: whether to show progress.
+      overrides: as typed, for a new run; None for one to go on with, whose folder exists.
+      config: resolved config, nested dicts.
+    Returns:
+      Summary, as in summary.json.
+    Raises:
+      Stopped: after SIGINT or SIGTERM; NumericalError: the numbers gave out. The state is saved in both.
+    """
+    checks.integer("seed", seed, at_least=0)
+    checks.integer("steps", steps, at_least=1)
+    checks.integer("baseline.draws", draws, at_least=0)
+    checks.positive("checkpoint.every_s", every_s)
+    if labels["learning_rate"] is not None:
+        checks.positive("labels.learning_rate", labels["learning_rate"])
+    rates = optimizer(steps), optimizer(steps, labels["learning_rate"]) if labels["learned"] else None
+    problem = _pose(load(), fit, engine, draw, distill.joint(*rates), seed, ridge, batch_size, draws)
+    artifacts.create(folder, config=config, overrides=overrides)
+    state = _learn(folder, problem, steps, every_s, show, _identity(config))
+    return _conclude(folder, problem, state, config)
+
+
+def _pose(data, fit, engine, draw, optimizer, seed, ridge, batch_size, draws):
+    preprocessing = fit(data.x_train)
+    x_train, x_test = preprocessing.apply(data.x_train), preprocessing.apply(data.x_test)
+    y_train, y_test = (support.one_hot(y, data.classes) for y in (data.y_train, data.y_test))
+    key_support, key_sampler, key_draws = jax.random.split(jax.random.key(seed), 3)
+    initial, classes = draw(key_support, x_train, data.y_train, data.classes)
+    sample = distill.class_balanced_batches(jnp.asarray(x_train), y_train, data.y_train, batch_size=batch_size)
+    start, step = distill.build(objective.kip(engine, ridge=ridge), optimizer, sample)
+    labels = support.one_hot(classes, data.classes)
+    natural = support.natural(per_class=len(classes) // data.classes)
+    sets = (natural(key, x_train, data.y_train, data.classes) for key in jax.random.split(key_draws, draws))
+    return Problem(
+        data, preprocessing, initial, labels, start(key_sampler, initial, labels), step,
+        evaluate.build(engine, jnp.asarray(x_test), y_test, ridge=ridge),
+        [(x, support.one_hot(c, data.classes)) for x, c in sets],
+    )
+
+
+def _learn(folder, problem, steps, every_s, show, identity):
+    """The loop, with everything that it leaves behind: rows, checkpoints, and a saved state however it ends."""
+    with checkpoints.open_manager(folder) as manager, _signals() as caught:
+        state = checkpoints.restore(manager, problem.start, config_hash=identity)
+        if state is not None and state.step > steps:
+            raise checks.UserError(f"steps: expected at least {state.step}, the steps already done, got {steps}")
+        log = track.jsonl(folder, after=-1 if state is None else state.step)
+        with track.progress(steps, done=0 if state is None else state.step, show=show) as show_row:
+            if state is None:
+                state = problem.start
+                row = {"step": 0, **problem.evaluate(state.images, state.labels)}
+                log(row)
+                show_row(row)
+                checkpoints.save(manager, state, config_hash=identity)
+            saved, began = time.monotonic(), time.monotonic()
+            try:
+                for state, metrics in distill.run(state, problem.step, steps=steps):  # noqa: B007
+                    row = {"step": state.step, **metrics, "step_time_s": time.monotonic() - began}
+                    due = checkpoints.scheduled(state.step) or state.step == steps
+                    if due:
+                        row.update(problem.evaluate(state.images, state.labels))
+                    log(row)
+                    show_row(row)
+                    if due or time.monotonic() - saved > every_s:
+                        checkpoints.save(manager, state, config_hash=identity)
+                        saved = time.monotonic()
+                    if caught and state.step < steps:
+                        raise Stopped(caught[0], f"stopped at step {state.step}; go on with kipx distill resume={folder}")
+                    began = time.monotonic()
+            finally:
+                checkpoints.save(manager, state, config_hash=identity)
+    return state
+
+
+class _signals:
+    """Notes SIGINT and SIGTERM in a list instead of dying of them; a second one has its usual effect."""
+
+    def __enter__(self):
+        self.caught, self.before = [], {}
+        if threading.current_thread() is threading.main_thread():
+            self.before = {s: signal.signal(s, self.note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self.caught
+
+    def note(self, number, _):
+        self.caught.append(number)
+        signal.signal(number, self.before[number])
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def _conclude(folder, problem, state, config):
+    """Writes support.npz, support.png, summary.json and the manifest, and returns the summary."""
+    folder = pathlib.Path(folder)
+    summary = {"steps": state.step, **problem.evaluate(state.images, state.labels)}
+    summary["initial_test_accuracy"] = problem.evaluate(problem.initial, problem.labels)["test_accuracy"]
+    drawn = [problem.evaluate(x, y)["test_accuracy"] for x, y in problem.draws]
+    if drawn:
+        summary["natural_draws"] = len(drawn)
+        summary["natural_test_accuracy_mean"] = float(np.mean(drawn))
+        summary["natural_test_accuracy_std"] = float(np.std(drawn))
+    names = problem.data.class_names
+    kept = {key: config[key] for key in ("dataset", "kernel", "ridge", "seed")}
+    artifacts.save_support(
+        folder, state.images, state.labels, preprocessing=problem.preprocessing, class_names=names, config=kept
+    )
+    pixels = (problem.preprocessing.invert(x) for x in (problem.initial, state.images))
+    artifacts.write(folder / "support.png", support_png(*pixels, np.asarray(state.labels), names))
+    artifacts.write_json(folder / "summary.json", summary)
+    artifacts.write_manifest(folder, config=config)
+    return summary
+
+
+def _identity(config):
+    """A hash of all that decides the numbers: the config without what a resumed run may change."""
+    decisive = {key: value for key, value in config.items() if key not in ("steps", "engine", "logger", "resume")}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def table(folder, summary):
+    """Title, rows and closing line of the table that a run ends with; accuracies in percent."""
+    rows = [("initial images", f"{summary['initial_test_accuracy']:.1%}")]
+    if "natural_draws" in summary:
+        mean, std = summary["natural_test_accuracy_mean"], summary["natural_test_accuracy_std"]
+        rows.append((f"{summary['natural_draws']} random natural draws", f"{mean:.1%} \u00b1 {100 * std:.1f}"))
+    rows.append((f"distilled, {summary['steps']} steps", f"{summary['test_accuracy']:.1%}"))
+    return "test accuracy", rows, f"run folder: {folder}"

@@ -1,0 +1,42 @@
+"""kipx evaluate: the test accuracy of a distilled set, again or under another kernel."""
+
+import json
+import pathlib
+
+import jax.numpy as jnp
+
+from kipx import artifacts, checks, evaluate, support
+
+
+def run(distilled, *, load, engine, ridge):
+    """Measures a distilled set on the test images of its data set.
+
+    Args:
+      distilled: kipx.artifacts.Distilled.
+      load: () -> Dataset.
+      engine: kipx.engine.Engine of the kernel to measure with.
+      ridge: > 0, dimensionless.
+    Returns:
+      {'test_accuracy', 'test_mse'}; equal to what the run said if kernel, engine and ridge are the run's.
+    Raises:
+      UserError: the data set's images or classes are not those of the set.
+    """
+    checks.positive("ridge", ridge)
+    data = load()
+    if data.x_test.shape[1:] != distilled.images.shape[1:] or data.classes != len(distilled.class_names):
+        raise checks.UserError(
+            f"run: expected a set of {data.classes} classes of {data.x_test.shape[1:]} images, as the data set's, "
+            f"got {len(distilled.class_names)} of {distilled.images.shape[1:]}"
+        )
+    x_test, y_test = distilled.preprocess(data.x_test), support.one_hot(data.y_test, data.classes)
+    measure = evaluate.build(engine, jnp.asarray(x_test), y_test, ridge=ridge)
+    return measure(jnp.asarray(distilled.images), jnp.asarray(distilled.labels))
+
+
+def table(result, run):
+    """Title, rows and closing line of what is printed; beside the number, what the run itself said."""
+    rows = [("test accuracy", f"{result['test_accuracy']:.1%}"), ("test mse", f"{result['test_mse']:.6f}")]
+    summary = pathlib.Path(run) / "summary.json"
+    if summary.is_file():
+        rows.append(("the run said", f"{json.loads(summary.read_text())['test_accuracy']:.1%}"))
+    return "kernel ridge regression from the distilled set", rows, f"run: {run}"

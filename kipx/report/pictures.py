@@ -1,0 +1,39 @@
+"""The support set as a picture: where it started beside what it became."""
+
+import io
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+
+def support_png(initial, learned, labels, class_names, *, most=20):
+    """Draws the first images of a support set, the initial above the learned, each under its class.
+
+    Args:
+      initial, learned: (n, h, w, c) pixels, any range; each image is stretched to its own.
+      labels: (n, classes); an image is named after the largest.
+      class_names: one for each class.
+      most: images drawn, spread evenly over the set.
+    Returns:
+      PNG as bytes.
+    """
+    places = np.unique(np.linspace(0, len(learned) - 1, min(most, len(learned))).astype(int))
+    figure = Figure(figsize=(max(4, 1.0 * len(places)), 2.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, len(places), squeeze=False)
+    for row, (images, title) in enumerate(((initial, "initial"), (learned, "learned"))):
+        for axis, place in zip(axes[row], places, strict=True):
+            axis.imshow(_stretch(images[place]), cmap="gray", interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+        axes[row][0].set_ylabel(title)
+    for axis, place in zip(axes[0], places, strict=True):
+        axis.set_title(class_names[int(np.argmax(labels[place]))], fontsize=9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _stretch(image):
+    low, high = image.min(), image.max()
+    return ((image - low) / (high - low if high > low else 1)).squeeze()

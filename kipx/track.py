@@ -1,0 +1,80 @@
+"""Where the numbers of a run go: metrics.jsonl, and a progress bar on a terminal or plain lines in a log."""
+
+import contextlib
+import json
+import os
+import pathlib
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from kipx.artifacts import METRICS, write
+
+
+def jsonl(folder, *, after=-1):
+    """Opens metrics.jsonl, cut back to rows of steps up to `after`, and returns log(row).
+
+    Args:
+      folder: the run folder.
+      after: the last step to keep; a torn last line is dropped with the rest.
+    Returns:
+      row -> None; each row is on its way to the disk when the call returns.
+    """
+    path = pathlib.Path(folder) / METRICS
+    if path.exists():
+        write(path, "".join(json.dumps(row) + "\n" for row in read(path) if row["step"] <= after))
+
+    def log(row):
+        with open(path, "a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    return log
+
+
+def read(path):
+    """The rows of a metrics.jsonl, up to the first torn line."""
+    rows = []
+    for line in pathlib.Path(path).read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+@contextlib.contextmanager
+def progress(total, *, done, show):
+    """Yields show_row(row): a live bar with loss, accuracy and time left, or plain lines where there is no terminal.
+
+    Args:
+      total: steps of the whole run.
+      done: steps done before.
+      show: False for silence.
+    """
+    console = Console(stderr=True)
+    if not show:
+        yield lambda row: None
+    elif not console.is_terminal:
+        yield lambda row: "test_accuracy" in row and console.print(_line(row, total), highlight=False, soft_wrap=True)
+    else:
+        columns = (
+            TextColumn("[bold]distill"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as bar:
+            task, test = bar.add_task("compiling", total=total, completed=done), [""]
+
+            def show_row(row):
+                test[0] = f"test {row['test_accuracy']:.1%}" if "test_accuracy" in row else test[0]
+                loss = f"loss {row['train_loss']:.4f} train {row['train_accuracy']:.1%}" if "train_loss" in row else "compiling"
+                bar.update(task, completed=row["step"], description=f"{loss} {test[0]}")
+
+            yield show_row
+
+
+def _line(row, total):
+    loss = f"  loss {row['train_loss']:.5f}  train {row['train_accuracy']:.1%}" if "train_loss" in row else ""
+    time = f"  {row['step_time_s']:.2f} s a step" if "step_time_s" in row else ""
+    return f"step {row['step']}/{total}{loss}  test {row['test_accuracy']:.1%}{time}"

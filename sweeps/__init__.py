@@ -1,0 +1,1 @@
+"""The sweeps, shipped as the package kipx.sweeps."""
