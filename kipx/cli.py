@@ -12,7 +12,8 @@ import sys
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
+from hydra.types import RunMode
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from kipx import checks
 
@@ -55,6 +56,7 @@ def evaluate(cfg):
 
 
 COMMANDS = {"distill": distill, "evaluate": evaluate}
+_failures = []  # of the one job of this process, if it failed; Hydra would print a line of its own
 
 
 def main():
@@ -85,8 +87,28 @@ def _run(command, arguments):
 
 def _hydra(command, arguments):
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing them itself
+    _failures.clear()
     sys.argv = [sys.argv[0], *arguments]
-    hydra.main(version_base="1.3", config_path="pkg://kipx.conf", config_name=command)(COMMANDS[command])()
+    hydra.main(version_base="1.3", config_path="pkg://kipx.conf", config_name=command)(_job(COMMANDS[command]))()
+    for error in _failures:
+        raise error
+
+
+def _job(command):
+    """The command as a Hydra job; a job of a sweep raises, so that Hydra goes on and says which one failed."""
+
+    def job(cfg):
+        try:
+            command(cfg)
+        except Exception as error:
+            folder = pathlib.Path(HydraConfig.get().runtime.output_dir)
+            if not any(folder.iterdir()):
+                folder.rmdir()
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            _failures.append(error)
+
+    return job
 
 
 def _start_jax():
@@ -112,6 +134,8 @@ def _resume_folder(arguments):
 
 
 def _in_one_line(error, command):
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key}: expected a value, got none; give {error.full_key}=..."
     lines = [line.strip() for line in str(error).split("Config search path:")[0].splitlines() if line.strip()]
     unknown = re.match(r"Could not override '(.*)'", lines[0]) if lines else None
     if unknown:

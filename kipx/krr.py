@@ -30,7 +30,9 @@ def solve(k_ss: Float[Array, "n_s n_s"], y_support: Float[Array, "n_s c"], *, ri
     return cho_solve((cholesky, True), y_support.astype(jnp.float64))
 
 
-def predict(k_ss, k_ts, y_support, *, ridge):
+def predict(
+    k_ss: Float[Array, "n_s n_s"], k_ts: Float[Array, "n_t n_s"], y_support: Float[Array, "n_s c"], *, ridge: float
+) -> Float[Array, "n_t c"]:
     """k_ts (k_ss + ridge * tr(k_ss) / n_s * I)^-1 y_s: (n_t, c) float64 predictions for the targets.
 
     Args:
@@ -55,7 +57,14 @@ def accuracy(predictions, y_target):
     return jnp.mean(jnp.argmax(predictions, axis=1) == jnp.argmax(y_target, axis=1), dtype=jnp.float64)
 
 
-def loss(k_ss, k_ts, y_support, y_target, *, ridge):
+def loss(
+    k_ss: Float[Array, "n_s n_s"],
+    k_ts: Float[Array, "n_t n_s"],
+    y_support: Float[Array, "n_s c"],
+    y_target: Float[Array, "n_t c"],
+    *,
+    ridge: float,
+) -> Float[Array, ""]:
     """Half mean squared error of kernel ridge regression from support to target.
 
     0.5 * mean((k_ts (k_ss + ridge * tr(k_ss)/n_s * I)^-1 y_s - y_t)^2), the mean over targets and classes.

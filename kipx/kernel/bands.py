@@ -73,12 +73,11 @@ window_sum.defvjp(
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def pool_sum(x, band, axis, size):
     """Sum over the `size`^2 pairs below each pair of pooled positions, onto the band of `pooled(band, size)`."""
-    return sum(jnp.take(x, places, axis=axis) for places in _pool_places(band, size))
+    return _gather_sum(x, _pool_places(band, size), axis)
 
 
 def _pool_sum_transpose(band, axis, size, _, ct):
-    places = pooled(band, size).index(band.first // size, band.second // size)
-    return (jnp.where(_along(places >= 0, axis, ct.ndim), jnp.take(ct, np.maximum(places, 0), axis=axis), 0),)
+    return (_gather_sum(ct, pooled(band, size).index(band.first // size, band.second // size)[:, None], axis),)
 
 
 pool_sum.defvjp(lambda x, band, axis, size: (pool_sum(x, band, axis, size), None), _pool_sum_transpose)
@@ -96,12 +95,7 @@ def spread(x, band, axis, which):
 
 
 def _spread_transpose(band, axis, which, _, ct):
-    columns = _spread_places(band, which).T
-    terms = (
-        jnp.where(_along(places >= 0, axis, ct.ndim), jnp.take(ct, np.maximum(places, 0), axis=axis), 0)
-        for places in columns
-    )
-    return (sum(terms),)
+    return (_gather_sum(ct, _spread_places(band, which), axis),)
 
 
 spread.defvjp(lambda x, band, axis, which: (spread(x, band, axis, which), None), _spread_transpose)
@@ -111,6 +105,15 @@ def diagonal(x, band, axis):
     """The entries of equal positions: (side,) of the (P,) along `axis`."""
     start = sum(band.side - abs(d) for d in band.offsets if d < 0)
     return jax.lax.slice_in_dim(x, start, start + band.side, axis=axis)
+
+
+def _gather_sum(x, places, axis):
+    """Sums x over each row of places (m, k) along an axis, which becomes m long; places of -1 count as zero."""
+    m, k = places.shape
+    taken = jnp.take(x, np.maximum(places, 0).ravel(), axis=axis)
+    if (places < 0).any():
+        taken = jnp.where(_along(places.ravel() >= 0, axis, x.ndim), taken, 0)
+    return jnp.sum(taken.reshape(*x.shape[:axis], m, k, *x.shape[axis + 1 :]), axis=axis + 1)
 
 
 def _along(values, axis, ndim):
@@ -126,9 +129,8 @@ def _links(band, half):
 @lru_cache
 def _pool_places(band, size):
     above = pooled(band, size)
-    return [
-        band.index(above.first * size + a, above.second * size + b) for a in range(size) for b in range(size)
-    ]
+    a, b = np.divmod(np.arange(size**2), size)
+    return band.index(above.first[:, None] * size + a, above.second[:, None] * size + b)
 
 
 @lru_cache

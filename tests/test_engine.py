@@ -1,0 +1,97 @@
+"""One contract, run over every engine: the numbers of the dense kernel, for any sizes, compiled once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kipx import checks
+from kipx.architecture import convnet
+from kipx.engine import blockwise, dense
+from kipx.kernel import build
+
+ENGINES = {
+    "dense": dense.build,
+    "blockwise": lambda kernel_fn: blockwise.build(kernel_fn, block_size=(3, 2)),
+    "blockwise, one block": lambda kernel_fn: blockwise.build(kernel_fn, block_size=(64, 64)),
+    "blockwise, wide": lambda kernel_fn: blockwise.build(kernel_fn, block_size=(1, 4)),
+}
+KERNEL = build(convnet(depth=1), "ntk", "float64")
+
+
+def images(n, seed):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(n, 4, 4, 1)))
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    return ENGINES[request.param](KERNEL)
+
+
+@pytest.mark.parametrize(("n1", "n2"), [(2, 1), (3, 2), (4, 3), (16, 11)])  # block - 1, block, block + 1, 5 block + 1
+def test_gram_and_vjp_equal_autodiff_of_the_kernel(engine, n1, n2):
+    x1, x2, ct = images(n1, 0), images(n2, 1), jnp.asarray(np.random.default_rng(2).normal(size=(n1, n2)))
+    k, pull = jax.vjp(lambda x: KERNEL(x1, x), x2)
+    np.testing.assert_allclose(engine.gram(x1, x2), k, rtol=1e-13)
+    np.testing.assert_allclose(engine.vjp(x1, x2, ct), pull(ct)[0], rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 11])
+def test_symmetric_gram_and_vjp_of_a_cotangent_that_is_not(engine, n):
+    x, ct = images(n, 0), jnp.asarray(np.random.default_rng(2).normal(size=(n, n)))
+    k, pull = jax.vjp(KERNEL, x)
+    np.testing.assert_allclose(engine.gram(x), k, rtol=1e-13)
+    gradient = engine.vjp(x, None, ct)
+    np.testing.assert_allclose(gradient, pull(ct)[0], rtol=1e-9, atol=1e-13)
+    np.testing.assert_allclose(gradient, engine.vjp(x, x, ct + ct.T), rtol=1e-9, atol=1e-13)
+
+
+def test_a_second_call_compiles_nothing(engine):
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+    )
+    try:
+        for seed in (0, 1):
+            x1, x2, ct = images(7, seed), images(5, seed + 2), jnp.ones((7, 5))
+            before = len(compiled)
+            engine.gram(x1, x2), engine.vjp(x1, x2, ct)
+        assert before > 0
+        assert len(compiled) == before
+    finally:
+        jax.monitoring.clear_event_listeners()
+
+
+def test_float32_kernels_take_float64_cotangents(request):
+    for make in ENGINES.values():
+        gradient = make(build(convnet(depth=1)))
+        x = images(3, 0).astype(jnp.float32)
+        assert gradient.vjp(x, None, jnp.ones((3, 3))).dtype == jnp.float32
+
+
+def test_blockwise_memory_does_not_grow_with_the_rows():
+    """Temporary memory of the compiled program, as XLA plans it: 20 times the rows, inputs and outputs aside."""
+    engine = blockwise.build(KERNEL, block_size=(4, 4))
+
+    def temporary(n):
+        x1, x2, ct = images(n, 0), images(4, 1), jnp.ones((n, 4))
+        plan = engine.vjp.lower(x1, x2, ct).compile().memory_analysis()
+        return plan.temp_size_in_bytes - 3 * x1.nbytes - 3 * ct.nbytes
+
+    assert temporary(400) < 1.2 * temporary(20)
+
+
+def test_refusals(engine):
+    x = images(3, 0)
+    with pytest.raises(checks.UserError, match=r"none of them 0, got \(0, 4, 4, 1\)"):
+        engine.gram(x[:0])
+    with pytest.raises(checks.UserError, match=r"expected a cotangent \(3, 2\), got \(2, 3\)"):
+        engine.vjp(x, x[:2], jnp.ones((2, 3)))
+    with pytest.raises(checks.UserError, match=r"got \(3, 4, 4, 1\) and \(3, 4, 2, 1\)"):
+        engine.gram(x, x[:, :, :2])
+
+
+@pytest.mark.parametrize("block_size", [3, (3,), (0, 3), (2.5, 3), "33"])
+def test_blockwise_refuses_other_block_sizes(block_size):
+    with pytest.raises(checks.UserError, match=r"engine\.block_size: expected"):
+        blockwise.build(KERNEL, block_size=block_size)
