@@ -66,10 +66,10 @@ def main():
         return _complete(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         return print(HELP)
-    sys.exit(_run(arguments[0], arguments[1:]))
+    sys.exit(run(arguments[0], arguments[1:]))
 
 
-def _run(command, arguments):
+def run(command, arguments):
     """The exit code of a command; what went wrong in one line, unless it is a fault of ours."""
     try:
         checks.one_of("command", command, tuple(COMMANDS))

@@ -143,10 +143,12 @@ def distill(values):
     """Arguments of `kipx.commands.distill.run`, built and thereby checked before anything is written."""
     checks.positive("ridge", values["ridge"])
     checks.one_of("labels.init", values["labels"]["init"], ("onehot",))
+    kernel_fn = kernel(values["kernel"])
     return {
         "load": lambda: build(values["dataset"]["load"], "dataset.load"),
         "fit": build(values["preprocess"], "preprocess"),
-        "engine": build(values["engine"], "engine", kernel_fn=kernel(values["kernel"])),
+        "kernel_fn": kernel_fn,
+        "engine": build(values["engine"], "engine", kernel_fn=kernel_fn),
         "draw": build(values["support"], "support"),
         "labels": values["labels"],
         "optimizer": build(values["optimizer"], "optimizer"),

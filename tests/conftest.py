@@ -15,14 +15,11 @@ jax.config.update("jax_enable_x64", True)
 
 @pytest.fixture(autouse=True)
 def strict(request):
-    """neural-tangents itself promotes ranks; everything of ours must not."""
-    with jax.numpy_rank_promotion("allow" if "oracle" in request.fixturenames else "raise"):
+    """Ranks are promoted by nobody but neural-tangents."""
+    with jax.numpy_rank_promotion("allow" if "allow_rank_promotion" in request.fixturenames else "raise"):
         yield
 
 
 @pytest.fixture
-def oracle():
-    """Builds neural-tangents' kernels in float64."""
-    from kipx.kernel import neural_tangents
-
-    return lambda architecture, kind: neural_tangents.build(architecture, kind, "float64")
+def allow_rank_promotion():
+    """For tests that run neural-tangents."""

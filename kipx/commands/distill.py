@@ -38,8 +38,8 @@ class Problem(NamedTuple):
 
 
 def run(
-    folder, *, load, fit, engine, draw, labels, optimizer, seed, steps, ridge, batch_size, draws, every_s, show,
-    overrides, config,
+    folder, *, load, fit, kernel_fn, engine, draw, labels, optimizer, seed, steps, ridge, batch_size, draws, every_s,
+    show, overrides, config,
 ):
     """Distils a data set into a run folder, from the folder's last checkpoint if it has one.
 
@@ -47,7 +47,7 @@ def run(
       folder: where to; made if it is not there.
       load: () -> Dataset.
       fit: training pixels -> Preprocessing.
-      engine: kipx.engine.Engine.
+      kernel_fn, engine: from `kipx.kernel.build`, and the kipx.engine.Engine built on it.
       draw: from `kipx.support`: (key, images, labels, classes) -> (x_support, classes of them).
       labels: {'learned': bool, 'learning_rate': float or None}.
       optimizer: from `kipx.optimizer`: (steps, learning_rate=None) -> optax transformation.
@@ -69,7 +69,9 @@ def run(
     if labels["learning_rate"] is not None:
         checks.positive("labels.learning_rate", labels["learning_rate"])
     rates = optimizer(steps), optimizer(steps, labels["learning_rate"]) if labels["learned"] else None
-    problem = _pose(load(), fit, engine, draw, distill.joint(*rates), seed, ridge, batch_size, draws)
+    data = load()
+    jax.eval_shape(kernel_fn, np.zeros((1, *data.x_train.shape[1:])))  # refuses images that are too small
+    problem = _pose(data, fit, engine, draw, distill.joint(*rates), seed, ridge, batch_size, draws)
     artifacts.create(folder, config=config, overrides=overrides)
     state = _learn(folder, problem, steps, every_s, show, _identity(config))
     return _conclude(folder, problem, state, config)

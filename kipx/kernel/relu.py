@@ -68,7 +68,7 @@ def _angles(nngp, std1, std2):
     """s1 s2, the sine of the angle t, and (pi - t) / 2 pi."""
     correlation = nngp * _inverse(std1) * _inverse(std2)
     size = jnp.abs(correlation)
-    size = jnp.where(size > 1 - 32 * jnp.finfo(nngp.dtype).eps, 1, size)
+    size = jnp.where(size > 1 - 8 * jnp.finfo(nngp.dtype).eps, 1, size)
     turn = _arccos(size) * (0.5 / math.pi)
     return std1 * std2, jnp.sqrt((1 - size) * (1 + size)), jnp.where(correlation < 0, turn, 0.5 - turn)
 

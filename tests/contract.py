@@ -1,0 +1,25 @@
+"""The names that are relied on from outside, as far as they exist; a name once here stays."""
+
+COMMANDS = ("distill", "evaluate")
+GROUPS = {
+    "dataset": ("digits", "npz"),
+    "preprocess": ("standardize", "zca"),
+    "kernel": ("convnet", "convnet3", "convvec", "fc", "myrtle"),
+    "support": ("natural", "noise"),
+    "labels": ("fixed", "learned"),
+    "engine": ("dense", "blockwise"),
+    "optimizer": ("adam", "sgd"),
+    "logger": ("local", "none"),
+    "debug": ("tiny",),
+    "experiment": ("digits_fixed_labels",),
+}
+KEYS = (
+    "seed", "steps", "ridge", "resume", "kernel.depth", "kernel.kind", "kernel.dtype", "kernel.backend",
+    "support.per_class", "labels.init", "labels.learning_rate", "target.batch_size", "optimizer.learning_rate",
+    "engine.block_size",
+)
+METRICS = {"step", "train_loss", "train_accuracy", "test_accuracy", "test_mse", "step_time_s"}
+FILES = (
+    "config.yaml", "overrides.yaml", "environment.json", "metrics.jsonl", "checkpoints", "support.npz", "support.png",
+    "manifest.json", "summary.json",
+)

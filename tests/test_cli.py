@@ -1,0 +1,136 @@
+"""The command as a user types it: exit codes, one-line messages, sweeps, evaluation, completion."""
+
+import json
+import os
+import subprocess
+import sys
+
+import contract
+import pytest
+
+from kipx import cli
+
+FAST = ["kernel=fc", "debug=tiny"]
+
+
+@pytest.fixture
+def kipx(tmp_path, monkeypatch, capfd):
+    """Runs a command in this process in an empty folder; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["kipx", *arguments])
+        code = cli.run(arguments[0], list(arguments[1:]))
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    run.folder = tmp_path
+    return run
+
+
+def only(folder):
+    (found,) = folder.iterdir()
+    return found
+
+
+def test_distill_then_evaluate_gives_the_same_number(kipx):
+    code, out, _ = kipx("distill", *FAST, "seed=3")
+    assert code == 0
+    assert "random natural draws" in out
+    run = only(kipx.folder / "outputs" / "distill")
+    assert {path.name for path in run.iterdir()} == set(contract.FILES)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert set().union(*rows) == contract.METRICS
+    summary = json.loads((run / "summary.json").read_text())
+    assert rows[-1]["test_accuracy"] == summary["test_accuracy"]
+    for target in (run, run / "support.npz"):
+        code, out, _ = kipx("evaluate", f"run={target}", f"hydra.run.dir=again_{target.name}")
+        assert code == 0
+        again = json.loads((kipx.folder / f"again_{target.name}" / "evaluation.json").read_text())
+        assert again["test_accuracy"] == summary["test_accuracy"]
+        assert again["test_mse"] == summary["test_mse"]
+    code, _, _ = kipx("evaluate", f"run={run}", "kernel=fc", "kernel.depth=2", "ridge=1e-3", "hydra.run.dir=other")
+    assert code == 0
+    assert json.loads((kipx.folder / "other" / "evaluation.json").read_text())["test_mse"] != summary["test_mse"]
+
+
+def test_two_runs_of_one_config_are_equal_bit_by_bit_and_another_seed_is_not(kipx):
+    code, _, _ = kipx("distill", "-m", *FAST, "seed=0,0,1", "hydra.sweep.dir=sweep")
+    assert code == 0
+    first, second, other = ((kipx.folder / "sweep" / job / "support.npz").read_bytes() for job in "012")
+    assert first == second
+    assert first != other
+
+
+def test_a_sweep_goes_on_after_a_failed_job_and_says_which(kipx):
+    code, _, err = kipx("distill", "-m", *FAST, "target.batch_size=9999,20", "hydra.sweep.dir=sweep")
+    assert code == 2
+    assert "target.batch_size=9999" in err
+    assert (kipx.folder / "sweep" / "1" / "support.npz").exists()
+
+
+def test_plus_debug_is_debug(kipx):
+    assert kipx("distill", "kernel=fc", "+debug=tiny", "logger=none")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["distil"], "command: expected one of distill, evaluate, got 'distil'"),
+        (["distill", "kernel=cnn"], "Could not find 'kernel/cnn' Available options in 'kernel': convnet"),
+        (["distill", "sweps=3"], "sweps: unknown key or group; kipx distill --help lists them"),
+        (["distill", "+foo=1"], "foo: unknown key"),
+        (["distill", "steps=many"], "steps: expected an integer, got 'many'"),
+        (["distill", "kernel.depth=-1"], "depth: expected an integer >= 0, got -1"),
+        (["distill", "support.per_class=0"], "support.per_class: expected an integer >= 1, got 0"),
+        (["distill", "support.per_class=500"], "support.per_class: expected at most 126"),
+        (["distill", "target.batch_size=5000"], "target.batch_size: expected at most 1297"),
+        (["distill", "ridge=0"], "ridge: expected a number > 0, got 0"),
+        (["distill", "optimizer.learning_rate=-1"], "optimizer.learning_rate: expected a number > 0, got -1"),
+        (["distill", "kernel.depth=5"], "8x8 is too small for 5 pools"),
+        (["distill", "resume=nowhere"], "resume: expected a run folder, one with config.yaml, got nowhere"),
+        (["distill", "seed=0,1"], "add --multirun"),
+        (["distill", "seed==1"], "seed==1"),
+        (["distill", "dataset=npz"], "dataset.path: expected an npz file"),
+        (["evaluate"], "run: expected a value, got none; give run=..."),
+        (["evaluate", "run=nowhere"], "run: expected a run folder with support.npz or an npz, got nowhere"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_exit_code_2(kipx, arguments, message):
+    code, out, err = kipx(*arguments)
+    assert code == 2
+    assert message in err
+    assert err.startswith("kipx: ")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert not list(kipx.folder.rglob("*.*")), "a refused run leaves nothing"
+
+
+def test_a_learning_rate_that_blows_up_is_a_numerical_failure_with_the_last_good_state_saved(kipx):
+    code, _, err = kipx("distill", *FAST, "steps=50", "optimizer.learning_rate=1e30")
+    assert code == 3
+    assert "optimizer.learning_rate" in err
+    assert err.strip().splitlines()[-1].startswith("kipx: step ")
+    run = only(kipx.folder / "outputs" / "distill")
+    assert (run / "checkpoints").is_dir()
+    assert not (run / "support.npz").exists()
+
+
+def test_help_and_completion_do_not_import_jax(tmp_path):
+    program = "import sys; from kipx import cli; cli.main(); sys.exit('jax' in sys.modules)"
+    cases = [
+        (["--help"], "", "kipx distill [overrides]"),
+        (["distill", "--help"], "", "kernel: convnet, convnet3, convvec, fc, myrtle"),
+        (["evaluate", "--help"], "", "run: ???"),
+        (["distill", "--cfg", "job"], "", "steps: 110"),
+        (["-sc", "query=bash"], "kipx di", "distill"),
+        (["-sc", "query=bash"], "kipx distill kernel=my", "kernel=myrtle"),
+        (["-sc", "query=bash"], "kipx evaluate engine=", "engine=dense"),
+        (["--shell-completion", "install=bash"], "", "complete -o nospace"),
+    ]
+    for arguments, line, expected in cases:
+        command = [sys.executable, "-c", program, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "COMP_LINE": line}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout

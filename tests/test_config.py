@@ -1,0 +1,137 @@
+"""Every YAML composes, builds and distils; what no YAML holds is refused."""
+
+import contract
+import jax
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from kipx import checks, config
+from kipx.commands import distill
+
+
+def composed(*overrides, command="distill"):
+    with initialize_config_module("kipx.conf", version_base="1.3"):
+        return compose(command, overrides=list(overrides))
+
+
+def options():
+    import pathlib
+
+    conf = pathlib.Path(__file__).parents[1] / "conf"
+    return [(path.parent.name, path.stem) for path in sorted(conf.glob("*/*.yaml"))]
+
+
+@pytest.fixture(scope="module")
+def tiny_npz(tmp_path_factory):
+    """Real digits, few of them, in a user's npz."""
+    from kipx.data import digits
+
+    data, path = digits.load(), tmp_path_factory.mktemp("data") / "tiny.npz"
+    np.savez(path, x_train=data.x_train[:200], y_train=data.y_train[:200], x_test=data.x_test[:30], y_test=data.y_test[:30])
+    return path
+
+
+def test_the_contract_is_what_there_is():
+    assert {(g, o) for g, names in contract.GROUPS.items() for o in names} == set(options())
+    cfg = composed()
+    for key in contract.KEYS:
+        assert OmegaConf.select(cfg, key, default="absent") != "absent", key
+    assert composed("dataset=npz", "dataset.path=x.npz").dataset.path == "x.npz"
+    assert composed("preprocess=zca").preprocess.reg == 0.1
+
+
+@pytest.mark.parametrize(("group", "option"), options())
+def test_every_option_distils(group, option, tiny_npz, tmp_path):
+    """Two steps with the option; a cheap kernel, unless the option is a kernel."""
+    kernel = [] if group == "kernel" else ["kernel=fc"]
+    pools = ["kernel.depth=1"] if option in ("convnet", "convnet3", "convvec") else []
+    path = [f"dataset.path={tiny_npz}"] if option == "npz" else []
+    small = ["steps=2", "target.batch_size=20", "baseline.draws=1", "logger.progress=false", "engine.block_size=[20,10]"]
+    if (group, option) == ("engine", "dense"):
+        small.pop()
+    values = config.plain(composed(*kernel, f"{group}={option}", *pools, *path, *small), config.DISTILL)
+    summary = distill.run(tmp_path, overrides=[], config=values, **config.distill(values))
+    assert summary["steps"] == 2
+    assert 0 <= summary["test_accuracy"] <= 1
+
+
+def test_the_headline_depth_follows_the_data_set():
+    assert config.plain(composed(), config.DISTILL)["kernel"]["architecture"]["depth"] == 2
+    values = config.plain(composed("dataset=npz", "preprocess=zca"), config.DISTILL)
+    assert values["kernel"]["architecture"] == {
+        "_target_": "kipx.architecture.convnet", "depth": 3, "prepend_conv": True, "w_std": 2**0.5, "b_std": 0.1,
+    }
+
+
+def test_the_other_backend_gives_the_same_kernel(allow_rank_promotion):
+    x = np.random.default_rng(0).normal(size=(2, 4, 4, 1))
+    sections = [config.plain(composed("kernel.depth=1", f"kernel.backend={b}"), config.DISTILL)["kernel"] for b in ("kipx", "neural_tangents")]
+    ours, theirs = (jax.jit(config.kernel(section))(x) for section in sections)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+foo=1", "foo: unknown key"),
+        ("+stepz=1", "stepz: unknown key, did you mean steps"),
+        ("+kernel.width=1", r"kernel\.width: unknown key"),
+        ("+optimizer.learning_rat=1", r"optimizer\.learning_rat: unknown key, did you mean learning_rate"),
+        ("steps=abc", "steps: expected an integer, got 'abc'"),
+        ("steps=true", "steps: expected an integer, got True"),
+        ("seed=1.5", r"seed: expected an integer, got 1\.5"),
+        ("ridge=big", "ridge: expected a number, got 'big'"),
+        ("labels.learned=3", r"labels\.learned: expected true or false, got 3"),
+        ("labels.learning_rate=x", "expected a number or null, got 'x'"),
+        ("kernel.kind=3", r"kernel\.kind: expected text, got 3"),
+        ("support.per_class=two", r"support\.per_class: expected an integer, got 'two'"),
+        ("preprocess._target_=os.system", "expected a function of kipx, got 'os.system'"),
+        ("preprocess._target_=kipx.artifacts.os.system", "expected a function of kipx|there is no"),
+        ("preprocess._target_=kipx.preprocess.nope", r"there is no kipx\.preprocess\.nope"),
+        ("kernel.depth=${nope}", "config: Interpolation key 'nope' not found"),
+        ("target=3", r"target: expected one of its options, target=\.\.\., got 3"),
+    ],
+)
+def test_plain_refuses(override, message):
+    with pytest.raises(checks.UserError, match=message):
+        config.plain(composed(override), config.DISTILL)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("ridge=-1", "ridge: expected a number > 0, got -1"),
+        ("ridge=.inf", "ridge: expected a number > 0, got inf"),
+        ("kernel.backend=torch", r"kernel\.backend: expected one of kipx, neural_tangents, got 'torch'"),
+        ("kernel.dtype=float16", r"kernel\.dtype: expected one of float32, float64"),
+        ("labels.init=zeros", r"labels\.init: expected one of onehot"),
+        ("optimizer.schedule=linear", r"optimizer\.schedule: expected one of constant, cosine"),
+        ("optimizer.learning_rate=0", r"optimizer\.learning_rate: expected a number > 0, got 0"),
+        ("kernel.depth=-1", "depth: expected an integer >= 0, got -1"),
+    ],
+)
+def test_building_refuses(override, message):
+    with pytest.raises(checks.UserError, match=message):
+        config.distill(config.plain(composed(override), config.DISTILL))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=-1", "seed: expected an integer >= 0, got -1"),
+        ("steps=0", "steps: expected an integer >= 1, got 0"),
+        ("baseline.draws=-1", r"baseline\.draws: expected an integer >= 0"),
+        ("checkpoint.every_s=0", r"checkpoint\.every_s: expected a number > 0"),
+        ("labels.learning_rate=-0.1", r"labels\.learning_rate: expected a number > 0"),
+        ("target.batch_size=1298", r"target\.batch_size: expected at most 1297, the training images, got 1298"),
+        ("support.per_class=127", r"support\.per_class: expected at most 126, the images of class \d, got 127"),
+        ("kernel.depth=4", "8x8 is too small for 4 pools, which need 16x16"),
+    ],
+)
+def test_running_refuses_and_leaves_no_run_behind(override, message, tmp_path):
+    values = config.plain(composed(override), config.DISTILL)
+    with pytest.raises(checks.UserError, match=message):
+        distill.run(tmp_path / "run", overrides=[], config=values, **config.distill(values))
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,127 @@
+"""A run that is killed goes on and ends bit for bit where an uninterrupted one ends."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+ARGUMENTS = ["distill", "kernel=fc", "steps=40", "target.batch_size=100", "baseline.draws=1", "engine.block_size=[100,10]"]
+KIPX = [sys.executable, "-c", "from kipx.cli import main; main()"]
+
+
+def start(folder, *arguments):
+    command = [*KIPX, *(arguments or ARGUMENTS)]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(folder, *arguments):
+    process = start(folder, *arguments)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def run_until(folder, step):
+    """Starts a run and returns it as soon as its metrics hold a step."""
+    process = start(folder, *ARGUMENTS, "hydra.run.dir=run")
+    metrics = folder / "run" / "metrics.jsonl"
+    while process.poll() is None:
+        if metrics.exists() and len(metrics.read_text().splitlines()) > step:
+            return process
+        time.sleep(0.002)
+    raise AssertionError(process.communicate()[1])
+
+
+def rows(folder):
+    """metrics.jsonl without the times."""
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "step_time_s"} for row in found]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    code, _, err = finish(folder, *ARGUMENTS, "hydra.run.dir=run")
+    assert code == 0, err
+    return folder / "run"
+
+
+def same_end(folder, whole):
+    return (folder / "support.npz").read_bytes() == (whole / "support.npz").read_bytes() and rows(folder) == rows(whole)
+
+
+@pytest.mark.parametrize("step", [0, 1, 5, 23, 39])
+def test_kill_9_loses_nothing(step, whole, tmp_path):
+    process = run_until(tmp_path, step)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    code, _, err = finish(tmp_path, "distill", "resume=run")
+    assert code == 0, err
+    assert same_end(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_first(number, code, whole, tmp_path):
+    process = run_until(tmp_path, 3)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "kipx: stopped at step" in err.splitlines()[-1]
+    saved = max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit())
+    assert saved == rows(tmp_path / "run")[-1]["step"]
+    assert finish(tmp_path, "distill", "resume=run")[0] == 0
+    assert same_end(tmp_path / "run", whole)
+
+
+@pytest.fixture
+def done(whole, tmp_path):
+    """A copy of the finished run."""
+    shutil.copytree(whole, tmp_path / "run")
+    return tmp_path
+
+
+def test_a_finished_run_can_go_further(done):
+    code, _, err = finish(done, "distill", "resume=run", "steps=42", "engine=dense", "logger=none")
+    assert code == 0, err
+    assert rows(done / "run")[-1]["step"] == 42
+    config = yaml.safe_load((done / "run" / "config.yaml").read_text())
+    assert config["steps"] == 42
+    assert config["engine"]["_target_"] == "kipx.engine.dense.build"
+    assert config["kernel"]["architecture"]["_target_"] == "kipx.architecture.fc"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["seed=1"], "only steps, engine, logger can change, got 'seed=1'"),
+        (["engine=dense", "kernel.depth=2"], "can change, got 'kernel.depth=2'"),
+        (["steps=3"], "steps: expected at least 40, the steps already done, got 3"),
+    ],
+)
+def test_what_a_resumed_run_may_not_change(done, arguments, message):
+    code, _, err = finish(done, "distill", "resume=run", *arguments)
+    assert (code, message in err) == (2, True), err
+
+
+def test_a_checkpoint_of_another_config_is_refused(done):
+    path = done / "run" / "config.yaml"
+    path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
+    code, _, err = finish(done, "distill", "resume=run")
+    assert code == 2
+    assert "is of another config than config.yaml" in err
+
+
+def test_a_damaged_checkpoint_is_named(done):
+    for path in (done / "run" / "checkpoints" / "40").rglob("*"):
+        if path.is_file() and os.path.getsize(path) > 0:
+            path.write_bytes(b"")
+    code, _, err = finish(done, "distill", "resume=run")
+    assert code == 2, err
+    assert "checkpoint at step 40" in err
+    assert "Traceback" not in err
