@@ -20,7 +20,11 @@ from kipx import checks
 from kipx.preprocess import Preprocessing
 
 SUPPORT, CONFIG, OVERRIDES, METRICS, MANIFEST = (
-    "support.npz", "config.yaml", "overrides.yaml", "metrics.jsonl", "manifest.json",
+    "support.npz",
+    "config.yaml",
+    "overrides.yaml",
+    "metrics.jsonl",
+    "manifest.json",
 )
 _PREFIX = "preprocessing_"
 
@@ -59,12 +63,14 @@ def load(path):
     if path.is_dir():
         path = path / SUPPORT
     if not path.is_file():
-        raise checks.UserError(f"run: expected a run folder with {SUPPORT} or an npz, got {path}, which does not exist")
+        raise checks.UserError(f"run: expected a run folder with {SUPPORT} or an npz, {path} is not there")
     arrays = _read_npz(path)
     preprocessing = Preprocessing(*(arrays[_PREFIX + field] for field in Preprocessing._fields))
     images, labels = arrays["images"], arrays["labels"]
     if images.ndim != 4 or labels.shape != (len(images), len(arrays["class_names"])) or not np.isfinite(images).all():
-        raise checks.UserError(f"{path}: expected finite images (n, h, w, c) and labels (n, classes), got {images.shape} and {labels.shape}")
+        raise checks.UserError(
+            f"{path}: expected finite images (n, h, w, c) and labels (n, classes), got {images.shape} and {labels.shape}"
+        )
     names = tuple(str(name) for name in arrays["class_names"])
     config = yaml.safe_load(str(arrays["config"]))
     return Distilled(images, preprocessing.invert(images), labels, names, preprocessing.apply, config)

@@ -52,7 +52,7 @@ def restore(manager, like, *, config_hash):
         raise
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise checks.UserError(
-            f"resume: the checkpoint at step {step} in {manager.directory} cannot be read ({str(error).splitlines()[0]}); "
-            f"remove its folder to go on from an earlier one"
+            f"resume: the checkpoint at step {step} in {manager.directory} cannot be read; "
+            f"remove its folder to go on from an earlier one ({str(error).splitlines()[0]})"
         ) from error
     return type(like)(**{**state, "step": int(state["step"])})

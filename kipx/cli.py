@@ -163,7 +163,7 @@ def _print_table(title, rows, closing):
 def _complete(arguments):
     """Completes the command itself; what follows is Hydra's."""
     words = os.environ.get("COMP_LINE", "").split(" ")
-    if not arguments[1].startswith("query=") or words[1:2] and words[1] in COMMANDS and len(words) > 2:
+    if not arguments[1].startswith("query=") or (words[1:2] and words[1] in COMMANDS and len(words) > 2):
         command = words[1] if words[1:2] and words[1] in COMMANDS else "distill"
         os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
         return _hydra(command, arguments)

@@ -1,4 +1,4 @@
-"""From a composed config to plain keyword arguments, in one place, with every key, type and target checked on the way."""
+"""From a composed config to plain keyword arguments, in one place, every key, type and target checked."""
 
 import difflib
 import importlib
@@ -6,7 +6,7 @@ import inspect
 import types
 import typing
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kipx import artifacts, checks
@@ -81,7 +81,9 @@ def kernel(section):
 def _check(values, schema, prefix):
     for key in values:
         if key not in schema:
-            raise checks.UserError(f"{prefix}{key}: unknown key{_nearest(key, schema)}; kipx <command> --help lists them")
+            raise checks.UserError(
+                f"{prefix}{key}: unknown key{_nearest(key, schema)}; kipx <command> --help lists them"
+            )
     for key, expected in schema.items():
         path, value = f"{prefix}{key}", values.get(key)
         if expected is CALL:

@@ -109,6 +109,10 @@ def _check(k_ss, y_support, ridge):
     checks.positive("ridge", ridge)
     n = y_support.shape[0]
     if y_support.ndim != 2 or k_ss.shape != (n, n):
-        raise checks.UserError(f"krr: expected k_ss (n_s, n_s) and y_support (n_s, c), got {k_ss.shape} and {y_support.shape}")
+        raise checks.UserError(
+            f"krr: expected k_ss (n_s, n_s) and y_support (n_s, c), got {k_ss.shape} and {y_support.shape}"
+        )
     if not jax.config.jax_enable_x64:
-        raise checks.UserError("krr: solves in float64, but JAX's x64 flag is off; call jax.config.update('jax_enable_x64', True)")
+        raise checks.UserError(
+            "krr: solves in float64, but JAX's x64 flag is off; call jax.config.update('jax_enable_x64', True)"
+        )

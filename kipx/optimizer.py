@@ -1,4 +1,4 @@
-"""Optimizers of the support set, from optax. Each builder returns (steps, learning_rate=None) -> optax transformation."""
+"""Optimizers of the support set, from optax. Builders return (steps, learning_rate=None) -> transformation."""
 
 import optax
 

@@ -26,7 +26,8 @@ def natural(*, per_class: int):
         counts = np.bincount(labels, minlength=classes)
         if counts.min() < per_class:
             raise checks.UserError(
-                f"support.per_class: expected at most {counts.min()}, the images of class {counts.argmin()}, got {per_class}"
+                f"support.per_class: expected at most {counts.min()}, the images of class {counts.argmin()}, "
+                f"got {per_class}"
             )
         places = np.asarray(class_balanced(key, jnp.asarray(labels), per_class * classes))
         places = places[np.argsort(labels[places], kind="stable")]
@@ -57,9 +58,10 @@ def one_hot(labels, classes):
 
 @partial(jax.jit, static_argnames="size")
 def class_balanced(key, labels, size):
-    """Draws `size` places of `labels`, without replacement, as many of each class as possible; rests go to random classes.
+    """Draws `size` places of `labels`, without replacement, as evenly over the classes as can be.
 
-    Every image gets a random rank within its class; the lowest ranks are taken, ties between classes broken at random.
+    Every image gets a random rank within its class; the lowest ranks are taken. Between classes of
+    equal rank chance decides.
 
     Args:
       key: JAX key.

@@ -60,15 +60,24 @@ def progress(total, *, done, show):
         yield lambda row: "test_accuracy" in row and console.print(_line(row, total), highlight=False, soft_wrap=True)
     else:
         columns = (
-            TextColumn("[bold]distill"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            TextColumn("[bold]distill"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
         )
         with Progress(*columns, console=console) as bar:
             task, test = bar.add_task("compiling", total=total, completed=done), [""]
 
             def show_row(row):
                 test[0] = f"test {row['test_accuracy']:.1%}" if "test_accuracy" in row else test[0]
-                loss = f"loss {row['train_loss']:.4f} train {row['train_accuracy']:.1%}" if "train_loss" in row else "compiling"
+                loss = (
+                    f"loss {row['train_loss']:.4f} train {row['train_accuracy']:.1%}"
+                    if "train_loss" in row
+                    else "compiling"
+                )
                 bar.update(task, completed=row["step"], description=f"{loss} {test[0]}")
 
             yield show_row

@@ -14,12 +14,30 @@ GROUPS = {
     "experiment": ("digits_fixed_labels",),
 }
 KEYS = (
-    "seed", "steps", "ridge", "resume", "kernel.depth", "kernel.kind", "kernel.dtype", "kernel.backend",
-    "support.per_class", "labels.init", "labels.learning_rate", "target.batch_size", "optimizer.learning_rate",
+    "seed",
+    "steps",
+    "ridge",
+    "resume",
+    "kernel.depth",
+    "kernel.kind",
+    "kernel.dtype",
+    "kernel.backend",
+    "support.per_class",
+    "labels.init",
+    "labels.learning_rate",
+    "target.batch_size",
+    "optimizer.learning_rate",
     "engine.block_size",
 )
 METRICS = {"step", "train_loss", "train_accuracy", "test_accuracy", "test_mse", "step_time_s"}
 FILES = (
-    "config.yaml", "overrides.yaml", "environment.json", "metrics.jsonl", "checkpoints", "support.npz", "support.png",
-    "manifest.json", "summary.json",
+    "config.yaml",
+    "overrides.yaml",
+    "environment.json",
+    "metrics.jsonl",
+    "checkpoints",
+    "support.npz",
+    "support.png",
+    "manifest.json",
+    "summary.json",
 )

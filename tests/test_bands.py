@@ -45,7 +45,9 @@ def maps(band):
     chosen["first"] = (lambda x: spread(x, band, 0, 0), lambda x: [x[a] for a, _ in pairs(band)], band.side)
     chosen["second"] = (lambda x: spread(x, band, 0, 1), lambda x: [x[b] for _, b in pairs(band)], band.side)
     chosen["diagonal"] = (
-        lambda x: diagonal(x, band, 0), lambda x: [x[places[a, a]] for a in range(band.side)], len(places)
+        lambda x: diagonal(x, band, 0),
+        lambda x: [x[places[a, a]] for a in range(band.side)],
+        len(places),
     )
     return chosen
 

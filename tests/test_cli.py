@@ -94,7 +94,7 @@ def test_plus_debug_is_debug(kipx):
         (["distill", "seed==1"], "seed==1"),
         (["distill", "dataset=npz"], "dataset.path: expected an npz file"),
         (["evaluate"], "run: expected a value, got none; give run=..."),
-        (["evaluate", "run=nowhere"], "run: expected a run folder with support.npz or an npz, got nowhere"),
+        (["evaluate", "run=nowhere"], "a folder with support.npz or an npz, nowhere is not there"),
     ],
 )
 def test_a_mistake_gets_one_line_and_exit_code_2(kipx, arguments, message):
@@ -131,6 +131,8 @@ def test_help_and_completion_do_not_import_jax(tmp_path):
     ]
     for arguments, line, expected in cases:
         command = [sys.executable, "-c", program, *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "COMP_LINE": line}, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, "COMP_LINE": line}, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         assert expected in done.stdout

@@ -29,7 +29,9 @@ def tiny_npz(tmp_path_factory):
     from kipx.data import digits
 
     data, path = digits.load(), tmp_path_factory.mktemp("data") / "tiny.npz"
-    np.savez(path, x_train=data.x_train[:200], y_train=data.y_train[:200], x_test=data.x_test[:30], y_test=data.y_test[:30])
+    np.savez(
+        path, x_train=data.x_train[:200], y_train=data.y_train[:200], x_test=data.x_test[:30], y_test=data.y_test[:30]
+    )
     return path
 
 
@@ -48,7 +50,13 @@ def test_every_option_distils(group, option, tiny_npz, tmp_path):
     kernel = [] if group == "kernel" else ["kernel=fc"]
     pools = ["kernel.depth=1"] if option in ("convnet", "convnet3", "convvec") else []
     path = [f"dataset.path={tiny_npz}"] if option == "npz" else []
-    small = ["steps=2", "target.batch_size=20", "baseline.draws=1", "logger.progress=false", "engine.block_size=[20,10]"]
+    small = [
+        "steps=2",
+        "target.batch_size=20",
+        "baseline.draws=1",
+        "logger.progress=false",
+        "engine.block_size=[20,10]",
+    ]
     if (group, option) == ("engine", "dense"):
         small.pop()
     values = config.plain(composed(*kernel, f"{group}={option}", *pools, *path, *small), config.DISTILL)
@@ -61,13 +69,20 @@ def test_the_headline_depth_follows_the_data_set():
     assert config.plain(composed(), config.DISTILL)["kernel"]["architecture"]["depth"] == 2
     values = config.plain(composed("dataset=npz", "preprocess=zca"), config.DISTILL)
     assert values["kernel"]["architecture"] == {
-        "_target_": "kipx.architecture.convnet", "depth": 3, "prepend_conv": True, "w_std": 2**0.5, "b_std": 0.1,
+        "_target_": "kipx.architecture.convnet",
+        "depth": 3,
+        "prepend_conv": True,
+        "w_std": 2**0.5,
+        "b_std": 0.1,
     }
 
 
 def test_the_other_backend_gives_the_same_kernel(allow_rank_promotion):
     x = np.random.default_rng(0).normal(size=(2, 4, 4, 1))
-    sections = [config.plain(composed("kernel.depth=1", f"kernel.backend={b}"), config.DISTILL)["kernel"] for b in ("kipx", "neural_tangents")]
+    sections = [
+        config.plain(composed("kernel.depth=1", f"kernel.backend={b}"), config.DISTILL)["kernel"]
+        for b in ("kipx", "neural_tangents")
+    ]
     ours, theirs = (jax.jit(config.kernel(section))(x) for section in sections)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 

@@ -14,7 +14,9 @@ from kipx import checks, krr
 def problem():
     rng = np.random.default_rng(0)
     a = rng.normal(size=(9, 5))
-    return tuple(jnp.asarray(v) for v in (a.T @ a, rng.normal(size=(7, 5)), rng.normal(size=(5, 3)), rng.normal(size=(7, 3))))
+    return tuple(
+        jnp.asarray(v) for v in (a.T @ a, rng.normal(size=(7, 5)), rng.normal(size=(5, 3)), rng.normal(size=(7, 3)))
+    )
 
 
 def test_predictions_equal_the_formula(problem):

@@ -11,7 +11,14 @@ import time
 import pytest
 import yaml
 
-ARGUMENTS = ["distill", "kernel=fc", "steps=40", "target.batch_size=100", "baseline.draws=1", "engine.block_size=[100,10]"]
+ARGUMENTS = [
+    "distill",
+    "kernel=fc",
+    "steps=40",
+    "target.batch_size=100",
+    "baseline.draws=1",
+    "engine.block_size=[100,10]",
+]
 KIPX = [sys.executable, "-c", "from kipx.cli import main; main()"]
 
 

@@ -31,7 +31,7 @@ def test_every_image_and_every_class_has_its_turn():
 def test_natural_images_are_real_and_grouped_by_class():
     x, classes = support.natural(per_class=3)(jax.random.key(0), IMAGES, LABELS, 4)
     np.testing.assert_array_equal(classes, np.repeat(range(4), 3))
-    where = [int(np.flatnonzero((IMAGES == image).all(axis=(1, 2, 3)))[0]) for image in np.asarray(x)]
+    where = [int(np.flatnonzero((image == IMAGES).all(axis=(1, 2, 3)))[0]) for image in np.asarray(x)]
     np.testing.assert_array_equal(LABELS[where], classes)
     assert len(set(where)) == 12
 

@@ -6,6 +6,7 @@ import pathlib
 import signal
 import threading
 import time
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -38,8 +39,24 @@ class Problem(NamedTuple):
 
 
 def run(
-    folder, *, load, fit, kernel_fn, engine, draw, labels, optimizer, seed, steps, ridge, batch_size, draws, every_s,
-    show, overrides, config,
+    folder,
+    *,
+    load,
+    fit,
+    kernel_fn,
+    engine,
+    draw,
+    labels,
+    optimizer,
+    seed,
+    steps,
+    ridge,
+    batch_size,
+    draws,
+    every_s,
+    show,
+    overrides,
+    config,
 ):
     """Distils a data set into a run folder, from the folder's last checkpoint if it has one.
 
@@ -89,43 +106,60 @@ def _pose(data, fit, engine, draw, optimizer, seed, ridge, batch_size, draws):
     natural = support.natural(per_class=len(classes) // data.classes)
     sets = (natural(key, x_train, data.y_train, data.classes) for key in jax.random.split(key_draws, draws))
     return Problem(
-        data, preprocessing, initial, labels, start(key_sampler, initial, labels), step,
+        data,
+        preprocessing,
+        initial,
+        labels,
+        start(key_sampler, initial, labels),
+        step,
         evaluate.build(engine, jnp.asarray(x_test), y_test, ridge=ridge),
         [(x, support.one_hot(c, data.classes)) for x, c in sets],
     )
 
 
 def _learn(folder, problem, steps, every_s, show, identity):
-    """The loop, with everything that it leaves behind: rows, checkpoints, and a saved state however it ends."""
+    """From the last checkpoint, or from the start, to the last step."""
     with checkpoints.open_manager(folder) as manager, _signals() as caught:
         state = checkpoints.restore(manager, problem.start, config_hash=identity)
-        if state is not None and state.step > steps:
-            raise checks.UserError(f"steps: expected at least {state.step}, the steps already done, got {steps}")
-        log = track.jsonl(folder, after=-1 if state is None else state.step)
-        with track.progress(steps, done=0 if state is None else state.step, show=show) as show_row:
-            if state is None:
-                state = problem.start
-                row = {"step": 0, **problem.evaluate(state.images, state.labels)}
+        done = -1 if state is None else state.step
+        if done > steps:
+            raise checks.UserError(f"steps: expected at least {done}, the steps already done, got {steps}")
+        log, save = track.jsonl(folder, after=done), partial(checkpoints.save, manager, config_hash=identity)
+        with track.progress(steps, done=max(done, 0), show=show) as show_row:
+
+            def record(row):
                 log(row)
                 show_row(row)
-                checkpoints.save(manager, state, config_hash=identity)
-            saved, began = time.monotonic(), time.monotonic()
+
+            if state is None:
+                state = problem.start
+                record({"step": 0, **problem.evaluate(state.images, state.labels)})
+                save(state)
             try:
-                for state, metrics in distill.run(state, problem.step, steps=steps):  # noqa: B007
-                    row = {"step": state.step, **metrics, "step_time_s": time.monotonic() - began}
-                    due = checkpoints.scheduled(state.step) or state.step == steps
-                    if due:
-                        row.update(problem.evaluate(state.images, state.labels))
-                    log(row)
-                    show_row(row)
-                    if due or time.monotonic() - saved > every_s:
-                        checkpoints.save(manager, state, config_hash=identity)
-                        saved = time.monotonic()
-                    if caught and state.step < steps:
-                        raise Stopped(caught[0], f"stopped at step {state.step}; go on with kipx distill resume={folder}")
-                    began = time.monotonic()
-            finally:
-                checkpoints.save(manager, state, config_hash=identity)
+                return _steps(problem, state, steps, every_s, record, save, caught)
+            except Stopped as stopped:
+                stopped.args = (f"{stopped}; go on with kipx distill resume={folder}",)
+                raise
+
+
+def _steps(problem, state, steps, every_s, record, save, caught):
+    """The loop: a row after each step, a checkpoint at scheduled steps, every `every_s`, and however it ends."""
+    saved = began = time.monotonic()
+    try:
+        for new, metrics in distill.run(state, problem.step, steps=steps):
+            state, row = new, {"step": new.step, **metrics, "step_time_s": time.monotonic() - began}
+            due = checkpoints.scheduled(state.step) or state.step == steps
+            if due:
+                row.update(problem.evaluate(state.images, state.labels))
+            record(row)
+            if due or time.monotonic() - saved > every_s:
+                save(state)
+                saved = time.monotonic()
+            if caught and state.step < steps:
+                raise Stopped(caught[0], f"stopped at step {state.step}")
+            began = time.monotonic()
+    finally:
+        save(state)
     return state
 
 

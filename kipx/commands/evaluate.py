@@ -5,7 +5,7 @@ import pathlib
 
 import jax.numpy as jnp
 
-from kipx import artifacts, checks, evaluate, support
+from kipx import checks, evaluate, support
 
 
 def run(distilled, *, load, engine, ridge):

@@ -56,7 +56,7 @@ def _stax():
         spec = PathFinder.find_spec("neural_tangents")
         if spec is None:
             raise checks.UserError(
-                "kernel.backend=neural_tangents: the package neural-tangents is not installed; pip install 'kipx[oracle]'"
+                "kernel.backend: neural_tangents is not installed; pip install --no-deps neural-tangents frozendict"
             )
         package = types.ModuleType("neural_tangents")
         package.__path__ = list(spec.submodule_search_locations)

@@ -1,0 +1,39 @@
+# make demo and make test do all the set-up, on a machine with git, make and Python >= 3.11.
+.PHONY: demo test test-slow lint lock agreement clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+demo: $(VENV)/installed
+	$(BIN)/kipx distill
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2 -m slow
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+agreement: $(VENV)/installed
+	$(BIN)/python benchmarks/agreement.py docs/agreement.md
+
+$(VENV)/installed: requirements.lock setup.cfg pyproject.toml
+	@test -n "$(PYTHON)" || { echo "kipx needs Python >= 3.11; set PYTHON=<path>"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Without TensorFlow, which neural-tangents asks for and kipx does not need: requirements.overrides says so.
+lock: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--extra dev --extra oracle --extra pool --override requirements.overrides setup.cfg -o requirements.lock
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
