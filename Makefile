@@ -1,5 +1,5 @@
 # make demo and make test do all the set-up, on a machine with git, make and Python >= 3.11.
-.PHONY: demo test test-slow lint lock agreement clean
+.PHONY: demo test test-slow lint lock agreement docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,6 +21,10 @@ lint: $(VENV)/installed
 
 agreement: $(VENV)/installed
 	$(BIN)/python benchmarks/agreement.py docs/agreement.md
+
+docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/pdoc --output-directory build/docs kipx
 
 $(VENV)/installed: requirements.lock setup.cfg pyproject.toml
 	@test -n "$(PYTHON)" || { echo "kipx needs Python >= 3.11; set PYTHON=<path>"; exit 2; }

@@ -63,13 +63,13 @@ def load(path):
     if path.is_dir():
         path = path / SUPPORT
     if not path.is_file():
-        raise checks.UserError(f"run: expected a run folder with {SUPPORT} or an npz, {path} is not there")
+        raise checks.UserError(f"run: expected a run folder with {SUPPORT} or an npz, got {path}")
     arrays = _read_npz(path)
     preprocessing = Preprocessing(*(arrays[_PREFIX + field] for field in Preprocessing._fields))
     images, labels = arrays["images"], arrays["labels"]
     if images.ndim != 4 or labels.shape != (len(images), len(arrays["class_names"])) or not np.isfinite(images).all():
         raise checks.UserError(
-            f"{path}: expected finite images (n, h, w, c) and labels (n, classes), got {images.shape} and {labels.shape}"
+            f"{path}: expected finite images (n, h, w, c), labels (n, classes), got {images.shape} and {labels.shape}"
         )
     names = tuple(str(name) for name in arrays["class_names"])
     config = yaml.safe_load(str(arrays["config"]))
@@ -183,7 +183,7 @@ def environment():
         "devices": [device.device_kind for device in jax.devices()],
         "packages": {name: _version(name) for name in packages},
         "git_commit": _git_commit(),
-        "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [pathlib.Path(part).name for part in sys.orig_argv[:2]] + sys.orig_argv[2:],
     }
 
 

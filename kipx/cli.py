@@ -130,7 +130,8 @@ def _resume_folder(arguments):
         return []
     if not (pathlib.Path(folder) / "config.yaml").is_file():
         raise checks.UserError(f"resume: expected a run folder, one with config.yaml, got {folder}")
-    return [f"hydra.run.dir='{folder}'"]
+    quoted = folder.replace("'", "\\'")
+    return [f"hydra.run.dir='{quoted}'"]
 
 
 def _in_one_line(error, command):

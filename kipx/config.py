@@ -175,7 +175,7 @@ def evaluate(values):
 
 def with_run(cfg, saved):
     """The config of evaluate, what it leaves open filled from the run: data set, kernel, ridge."""
-    chosen = {key: value for key, value in cfg.items_ex(resolve=False) if value is not None}
+    chosen = {key: value for key, value in OmegaConf.to_container(cfg).items() if value is not None}
     return OmegaConf.merge({key: saved[key] for key in ("dataset", "kernel", "ridge") if key not in chosen}, chosen)
 
 

@@ -73,7 +73,7 @@ def test_a_foreign_set_is_refused(tmp_path):
     np.savez(tmp_path / "images_only.npz", images=PIXELS, labels=np.eye(40))
     with pytest.raises(checks.UserError, match=r"lacks class_names, config, preprocessing_mean.*cannot be used"):
         artifacts.load(tmp_path / "images_only.npz")
-    with pytest.raises(checks.UserError, match="is not there"):
+    with pytest.raises(checks.UserError, match="or an npz, got"):
         artifacts.load(tmp_path / "nope")
 
 

@@ -94,7 +94,7 @@ def test_plus_debug_is_debug(kipx):
         (["distill", "seed==1"], "seed==1"),
         (["distill", "dataset=npz"], "dataset.path: expected an npz file"),
         (["evaluate"], "run: expected a value, got none; give run=..."),
-        (["evaluate", "run=nowhere"], "a folder with support.npz or an npz, nowhere is not there"),
+        (["evaluate", "run=nowhere"], "a run folder with support.npz or an npz, got nowhere"),
     ],
 )
 def test_a_mistake_gets_one_line_and_exit_code_2(kipx, arguments, message):

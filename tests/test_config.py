@@ -1,14 +1,19 @@
 """Every YAML composes, builds and distils; what no YAML holds is refused."""
 
+import pathlib
+
 import contract
 import jax
 import numpy as np
 import pytest
+import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from kipx import checks, config
 from kipx.commands import distill
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def composed(*overrides, command="distill"):
@@ -17,21 +22,17 @@ def composed(*overrides, command="distill"):
 
 
 def options():
-    import pathlib
-
-    conf = pathlib.Path(__file__).parents[1] / "conf"
-    return [(path.parent.name, path.stem) for path in sorted(conf.glob("*/*.yaml"))]
+    return [(path.parent.name, path.stem) for path in sorted((ROOT / "conf").glob("*/*.yaml"))]
 
 
 @pytest.fixture(scope="module")
 def tiny_npz(tmp_path_factory):
-    """Real digits, few of them, in a user's npz."""
+    """Real digits, few of them, at half their size, in a user's npz."""
     from kipx.data import digits
 
     data, path = digits.load(), tmp_path_factory.mktemp("data") / "tiny.npz"
-    np.savez(
-        path, x_train=data.x_train[:200], y_train=data.y_train[:200], x_test=data.x_test[:30], y_test=data.y_test[:30]
-    )
+    x_train, x_test = data.x_train[:200, ::2, ::2], data.x_test[:30, ::2, ::2]
+    np.savez(path, x_train=x_train, y_train=data.y_train[:200], x_test=x_test, y_test=data.y_test[:30])
     return path
 
 
@@ -46,23 +47,25 @@ def test_the_contract_is_what_there_is():
 
 @pytest.mark.parametrize(("group", "option"), options())
 def test_every_option_distils(group, option, tiny_npz, tmp_path):
-    """Two steps with the option; a cheap kernel, unless the option is a kernel."""
-    kernel = [] if group == "kernel" else ["kernel=fc"]
-    pools = ["kernel.depth=1"] if option in ("convnet", "convnet3", "convvec") else []
-    path = [f"dataset.path={tiny_npz}"] if option == "npz" else []
-    small = [
-        "steps=2",
-        "target.batch_size=20",
-        "baseline.draws=1",
-        "logger.progress=false",
-        "engine.block_size=[20,10]",
-    ]
-    if (group, option) == ("engine", "dense"):
-        small.pop()
-    values = config.plain(composed(*kernel, f"{group}={option}", *pools, *path, *small), config.DISTILL)
+    """Two steps with the option, on few and small images, with a cheap kernel unless the option is a kernel."""
+    overrides = [f"{group}={option}", "steps=2", "target.batch_size=20", "baseline.draws=1", "logger.progress=false"]
+    overrides += [] if group == "kernel" else ["kernel=fc"]
+    overrides += ["kernel.depth=1"] if option in ("convnet", "convnet3", "convvec") else []
+    overrides += [] if group == "dataset" else ["dataset=npz"]
+    overrides += [] if option == "digits" else [f"dataset.path={tiny_npz}"]
+    values = config.plain(composed(*overrides), config.DISTILL)
     summary = distill.run(tmp_path, overrides=[], config=values, **config.distill(values))
     assert summary["steps"] == 2
     assert 0 <= summary["test_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}={p.stem}")
+def test_every_sweep_composes_and_sweeps_over_keys_that_exist(path):
+    text = path.read_text()
+    assert f"kipx distill -m +{path.parent.name}={path.stem}" in text
+    config.plain(composed(f"+{path.parent.name}={path.stem}"), config.DISTILL)
+    for key in yaml.safe_load(text)["hydra"]["sweeper"]["params"]:
+        assert OmegaConf.select(composed(), key, default="absent") != "absent", key
 
 
 def test_the_headline_depth_follows_the_data_set():
@@ -118,7 +121,7 @@ def test_plain_refuses(override, message):
     ("override", "message"),
     [
         ("ridge=-1", "ridge: expected a number > 0, got -1"),
-        ("ridge=.inf", "ridge: expected a number > 0, got inf"),
+        ("ridge=inf", "ridge: expected a number > 0, got inf"),
         ("kernel.backend=torch", r"kernel\.backend: expected one of kipx, neural_tangents, got 'torch'"),
         ("kernel.dtype=float16", r"kernel\.dtype: expected one of float32, float64"),
         ("labels.init=zeros", r"labels\.init: expected one of onehot"),

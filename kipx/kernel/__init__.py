@@ -37,7 +37,7 @@ def build(architecture, kind: str = "ntk", dtype: str = "float32"):
     Raises:
       UserError: an unknown kind or dtype, or layers that cannot follow each other; from kernel_fn: images of
         unequal shapes or too small to pool.
-    Source: DESIGN sections 4 and 5; for the recursion Novak et al. 2019 and Arora et al. 2019.
+    Source: paper section 2; for the recursion Novak et al. 2019 and Arora et al. 2019.
     """
     checks.one_of("kind", kind, ("ntk", "nngp"))
     check_dtype(dtype)

@@ -3,7 +3,7 @@
 A covariance of two images lives on pairs of positions ((y, x), (y', x')). What happens vertically and what happens
 horizontally are independent, so the pairs are kept as (y, y') times (x, x'): an array of shape (P_y, P_x, ...).
 Only pairs with |y' - y| <= radius are kept, sorted by offset y' - y and then by y, so that moving both positions one
-step down a diagonal, as a convolution does, is moving one place along the axis. DESIGN: offset bands are exact.
+step down a diagonal, as a convolution does, is moving one place along the axis.
 
 Each map has its transpose written by hand: both directions are gathers, where autodiff would scatter.
 """
