@@ -1,0 +1,48 @@
+"""Data sets, one source per file: each has a `load(...) -> Dataset`."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from kipx import checks
+
+
+class Dataset(NamedTuple):
+    """A labelled set of images, split.
+
+    Attributes:
+      x_train, x_test: (n, h, w, c) pixels.
+      y_train, y_test: (n,) int64 classes 0 .. classes - 1.
+      class_names: one name for each class.
+    """
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    class_names: tuple
+
+    @property
+    def classes(self):
+        """Number of classes."""
+        return len(self.class_names)
+
+
+def check(name, dataset):
+    """Returns the data set if its shapes, labels and numbers are sound, else raises UserError."""
+    for part in ("train", "test"):
+        x, y = getattr(dataset, f"x_{part}"), getattr(dataset, f"y_{part}")
+        if x.ndim != 4 or 0 in x.shape or x.shape[1:] != dataset.x_train.shape[1:] or y.shape != x.shape[:1]:
+            raise checks.UserError(
+                f"{name}: expected {part} images (n, h, w, c), n >= 1, and as many labels (n,), got {x.shape} and {y.shape}"
+            )
+        if not np.issubdtype(x.dtype, np.number) or not np.isfinite(x).all():
+            raise checks.UserError(f"{name}: expected finite numbers as {part} images, got {x.dtype} with NaN, inf or text")
+        if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= dataset.classes:
+            raise checks.UserError(
+                f"{name}: expected integer {part} labels 0 to {dataset.classes - 1}, got {y.dtype} from {y.min()} to {y.max()}"
+            )
+    missing = np.setdiff1d(np.arange(dataset.classes), dataset.y_train)
+    if missing.size:
+        raise checks.UserError(f"{name}: expected training images of every class, got none of class {missing[0]}")
+    return dataset

@@ -1,0 +1,44 @@
+"""A user's own arrays from an npz file."""
+
+import pathlib
+import zipfile
+
+import numpy as np
+
+from kipx import checks
+from kipx.data import Dataset, check
+
+KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+def load(*, path: str | None = None):
+    """Reads x_train, y_train, x_test, y_test and, if there, class_names.
+
+    Args:
+      path: the npz file; images (n, h, w) or (n, h, w, c), integer labels from 0. Nothing is ever unpickled.
+    Returns:
+      Dataset.
+    Raises:
+      UserError: no such file, not an npz, a key missing, or arrays that do not fit together.
+    """
+    if path is None or not pathlib.Path(path).is_file():
+        raise checks.UserError(f"dataset.path: expected an npz file with {', '.join(KEYS)}, got {path}, which is no file")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [key for key in KEYS if key not in file.files]
+            if missing:
+                raise checks.UserError(f"dataset.path: {path} lacks {', '.join(missing)}; it has {', '.join(file.files)}")
+            arrays = {key: file[key] for key in file.files}
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        if isinstance(error, checks.UserError):
+            raise
+        raise checks.UserError(f"dataset.path: {path} is not a readable npz of plain arrays: {error}") from error
+    return check(f"dataset.path={path}", _dataset(arrays))
+
+
+def _dataset(arrays):
+    images = [x[..., None] if x.ndim == 3 else x for x in (arrays["x_train"], arrays["x_test"])]
+    labels = [y.astype(np.int64) if np.issubdtype(y.dtype, np.integer) else y for y in (arrays["y_train"], arrays["y_test"])]
+    highest = max((int(y.max()) for y in labels if y.size and np.issubdtype(y.dtype, np.integer)), default=0)
+    names = arrays.get("class_names", np.arange(highest + 1))
+    return Dataset(images[0], labels[0], images[1], labels[1], tuple(str(name) for name in names))
