@@ -123,7 +123,7 @@ def test_help_and_completion_do_not_import_jax(tmp_path):
         (["--help"], "", "kipx distill [overrides]"),
         (["distill", "--help"], "", "kernel: convnet, convnet3, convvec, fc, myrtle"),
         (["evaluate", "--help"], "", "run: ???"),
-        (["distill", "--cfg", "job"], "", "steps: 110"),
+        (["distill", "--cfg", "job"], "", "steps: 80"),
         (["-sc", "query=bash"], "kipx di", "distill"),
         (["-sc", "query=bash"], "kipx distill kernel=my", "kernel=myrtle"),
         (["-sc", "query=bash"], "kipx evaluate engine=", "engine=dense"),
