@@ -72,7 +72,7 @@ def load(path):
             f"{path}: expected finite images (n, h, w, c), labels (n, classes), got {images.shape} and {labels.shape}"
         )
     names = tuple(str(name) for name in arrays["class_names"])
-    config = yaml.safe_load(str(arrays["config"]))
+    config = _parse(str(arrays["config"]), path)
     return Distilled(images, preprocessing.invert(images), labels, names, preprocessing.apply, config)
 
 
@@ -154,10 +154,14 @@ def read_config(folder):
     path = pathlib.Path(folder) / CONFIG
     if not path.is_file():
         raise checks.UserError(f"resume: expected a run folder, one with {CONFIG}, got {folder}")
+    return _parse(path.read_bytes(), path)
+
+
+def _parse(text, path):
     try:
-        config = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise checks.UserError(f"{path}: is torn or no YAML; take it from a backup") from error
+        config = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise checks.UserError(f"{path}: its config is torn or no YAML; take it from a backup") from error
     if not isinstance(config, dict):
         raise checks.UserError(f"{path}: expected the config of a run, got {type(config).__name__}")
     return config

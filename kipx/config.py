@@ -176,7 +176,7 @@ def evaluate(values):
 def with_run(cfg, saved):
     """The config of evaluate, what it leaves open filled from the run: data set, kernel, ridge."""
     chosen = {key: value for key, value in OmegaConf.to_container(cfg).items() if value is not None}
-    return OmegaConf.merge({key: saved[key] for key in ("dataset", "kernel", "ridge") if key not in chosen}, chosen)
+    return OmegaConf.merge({key: saved.get(key) for key in ("dataset", "kernel", "ridge") if key not in chosen}, chosen)
 
 
 def resumed(cfg, overrides):

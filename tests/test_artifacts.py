@@ -167,3 +167,11 @@ def test_digits_are_split_once_and_for_all():
     assert data.x_train.dtype == np.uint8
     assert hashlib.sha256(data.x_test.tobytes()).hexdigest()[:16] == "322404a7068b556c"
     assert np.ptp(np.bincount(data.y_test)) <= 4
+
+
+def test_the_config_inside_a_set_is_not_trusted(folder):
+    arrays = dict(np.load(folder / "support.npz"))
+    for config, message in (("[]", "got list"), ("!!python/name:os.system", "torn or no YAML")):
+        np.savez(folder / "support.npz", **{**arrays, "config": np.asarray(config)})
+        with pytest.raises(checks.UserError, match=message):
+            artifacts.load(folder)

@@ -34,13 +34,17 @@ def check(name, dataset):
         x, y = getattr(dataset, f"x_{part}"), getattr(dataset, f"y_{part}")
         if x.ndim != 4 or 0 in x.shape or x.shape[1:] != dataset.x_train.shape[1:] or y.shape != x.shape[:1]:
             raise checks.UserError(
-                f"{name}: expected {part} images (n, h, w, c), n >= 1, and as many labels (n,), got {x.shape} and {y.shape}"
+                f"{name}: expected {part} images (n, h, w, c), n >= 1, and as many labels (n,), "
+                f"got {x.shape} and {y.shape}"
             )
         if not np.issubdtype(x.dtype, np.number) or not np.isfinite(x).all():
-            raise checks.UserError(f"{name}: expected finite numbers as {part} images, got {x.dtype} with NaN, inf or text")
+            raise checks.UserError(
+                f"{name}: expected finite numbers as {part} images, got {x.dtype} with NaN, inf or text"
+            )
         if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= dataset.classes:
             raise checks.UserError(
-                f"{name}: expected integer {part} labels 0 to {dataset.classes - 1}, got {y.dtype} from {y.min()} to {y.max()}"
+                f"{name}: expected integer {part} labels 0 to {dataset.classes - 1}, "
+                f"got {y.dtype} from {y.min()} to {y.max()}"
             )
     missing = np.setdiff1d(np.arange(dataset.classes), dataset.y_train)
     if missing.size:

@@ -22,12 +22,16 @@ def load(*, path: str | None = None):
       UserError: no such file, not an npz, a key missing, or arrays that do not fit together.
     """
     if path is None or not pathlib.Path(path).is_file():
-        raise checks.UserError(f"dataset.path: expected an npz file with {', '.join(KEYS)}, got {path}, which is no file")
+        raise checks.UserError(
+            f"dataset.path: expected an npz file with {', '.join(KEYS)}, got {path}, which is no file"
+        )
     try:
         with np.load(path, allow_pickle=False) as file:
             missing = [key for key in KEYS if key not in file.files]
             if missing:
-                raise checks.UserError(f"dataset.path: {path} lacks {', '.join(missing)}; it has {', '.join(file.files)}")
+                raise checks.UserError(
+                    f"dataset.path: {path} lacks {', '.join(missing)}; it has {', '.join(file.files)}"
+                )
             arrays = {key: file[key] for key in file.files}
     except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         if isinstance(error, checks.UserError):
@@ -38,7 +42,9 @@ def load(*, path: str | None = None):
 
 def _dataset(arrays):
     images = [x[..., None] if x.ndim == 3 else x for x in (arrays["x_train"], arrays["x_test"])]
-    labels = [y.astype(np.int64) if np.issubdtype(y.dtype, np.integer) else y for y in (arrays["y_train"], arrays["y_test"])]
+    labels = [
+        y.astype(np.int64) if np.issubdtype(y.dtype, np.integer) else y for y in (arrays["y_train"], arrays["y_test"])
+    ]
     highest = max((int(y.max()) for y in labels if y.size and np.issubdtype(y.dtype, np.integer)), default=0)
     names = arrays.get("class_names", np.arange(highest + 1))
     return Dataset(images[0], labels[0], images[1], labels[1], tuple(str(name) for name in names))
