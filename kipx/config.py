@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import inspect
+import os
 import types
 import typing
 
@@ -75,7 +76,20 @@ def kernel(section):
     backend = checks.one_of("kernel.backend", section["backend"], tuple(modules))
     checks.one_of("kernel.kind", section["kind"], ("ntk", "nngp"))
     checks.one_of("kernel.dtype", section["dtype"], ("float32", "float64"))
+    if backend == "neural_tangents":
+        _check_compiler()
     return importlib.import_module(modules[backend]).build(architecture, section["kind"], section["dtype"])
+
+
+def _check_compiler():
+    """Refuses neural-tangents where XLA would end the process: JAX 0.10 miscompiles its gradient through pools."""
+    import jax
+
+    if jax.__version_info__ < (0, 11) and "algsimp" not in os.environ.get("XLA_FLAGS", ""):
+        raise checks.UserError(
+            f"kernel.backend: JAX {jax.__version__} crashes on neural_tangents' gradients; take Python >= 3.12, "
+            "which gets a newer JAX, or set XLA_FLAGS=--xla_disable_hlo_passes=algsimp"
+        )
 
 
 def _check(values, schema, prefix):

@@ -80,7 +80,8 @@ def test_the_headline_depth_follows_the_data_set():
     }
 
 
-def test_the_other_backend_gives_the_same_kernel(allow_rank_promotion):
+def test_the_other_backend_gives_the_same_kernel(allow_rank_promotion, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_disable_hlo_passes=algsimp")  # read by the check; XLA has started already
     x = np.random.default_rng(0).normal(size=(2, 4, 4, 1))
     sections = [
         config.plain(composed("kernel.depth=1", f"kernel.backend={b}"), config.DISTILL)["kernel"]
@@ -88,6 +89,18 @@ def test_the_other_backend_gives_the_same_kernel(allow_rank_promotion):
     ]
     ours, theirs = (jax.jit(config.kernel(section))(x) for section in sections)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("version", "refused"), [((0, 10, 2), True), ((0, 11, 0), False)])
+def test_the_other_backend_is_refused_where_it_would_crash(version, refused, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setattr(jax, "__version_info__", version)
+    section = config.plain(composed("kernel=fc", "kernel.backend=neural_tangents"), config.DISTILL)["kernel"]
+    if refused:
+        with pytest.raises(checks.UserError, match=r"XLA_FLAGS=--xla_disable_hlo_passes=algsimp"):
+            config.kernel(section)
+    else:
+        assert callable(config.kernel(section))
 
 
 @pytest.mark.parametrize(

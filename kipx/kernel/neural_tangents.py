@@ -4,6 +4,7 @@ The only file that imports neural-tangents, and only when `build` is called. Its
 imported with current JAX because the package's `__init__` asks for names that JAX has dropped; its `stax` module works.
 """
 
+import functools
 import importlib
 import sys
 import types
@@ -28,14 +29,14 @@ def build(architecture, kind: str = "ntk", dtype: str = "float32"):
     check_dtype(dtype)
     architecture = check_layers(architecture)
     stax = _stax()
-    _, _, nt_kernel_fn = stax.serial(*(_layer(stax, layer) for layer in architecture))
+    _, _, nt_kernel_fn = stax.serial(*(_shielded(_layer(stax, layer)) for layer in architecture))
 
     def kernel_fn(x1, x2=None):
         check_dtype(dtype)
         x1 = jnp.asarray(x1, dtype)
         x2 = None if x2 is None else jnp.asarray(x2, dtype)
         check_images(architecture, x1.shape, x1.shape if x2 is None else x2.shape)
-        return nt_kernel_fn(x1, x2, kind)
+        return nt_kernel_fn(x1, x2, kind).astype(dtype)  # constants of its own may have promoted it
 
     return kernel_fn
 
@@ -48,6 +49,17 @@ def _layer(stax, layer):
     if isinstance(layer, AvgPool):
         return stax.AvgPool((layer.size, layer.size), strides=(layer.size, layer.size), padding="VALID")
     return {Relu: stax.Relu, GlobalAvgPool: stax.GlobalAvgPool, Flatten: stax.Flatten}[type(layer)]()
+
+
+def _shielded(layer):
+    """The layer, which XLA may not merge with its neighbours: JAX 0.10's convolutions then read outside their input."""
+    init_fn, apply_fn, layer_kernel_fn = layer
+
+    @functools.wraps(layer_kernel_fn)
+    def kernel_fn(k, **kwargs):
+        return jax.lax.optimization_barrier(layer_kernel_fn(jax.lax.optimization_barrier(k), **kwargs))
+
+    return init_fn, apply_fn, kernel_fn
 
 
 def _stax():
