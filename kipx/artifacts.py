@@ -129,20 +129,24 @@ def create(folder, *, config, overrides):
     Args:
       folder: made if it is not there.
       config: resolved config, nested dicts.
-      overrides: as typed, or None to go on in the folder of a run, whose config is written anew.
+      overrides: as typed.
     Raises:
-      UserError: a new run in a folder that already holds one.
+      UserError: the folder already holds a run.
     """
     folder = pathlib.Path(folder)
-    if overrides is not None:
-        if (folder / CONFIG).exists():
-            raise checks.UserError(
-                f"{folder}: already holds a run; go on with resume={folder}, or set another hydra.run.dir"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "environment.json", environment())
-        write(folder / OVERRIDES, yaml.safe_dump(list(overrides)))
-    write(folder / CONFIG, yaml.safe_dump({**config, "resume": None}, sort_keys=False))
+    if (folder / CONFIG).exists():
+        raise checks.UserError(
+            f"{folder}: already holds a run; go on with resume={folder}, or set another hydra.run.dir"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "environment.json", environment())
+    write(folder / OVERRIDES, yaml.safe_dump(list(overrides)))
+    write_config(folder, config)
+
+
+def write_config(folder, config):
+    """Writes config.yaml: of a new run, or of one that goes on with other steps, engine or logger."""
+    write(pathlib.Path(folder) / CONFIG, yaml.safe_dump({**config, "resume": None}, sort_keys=False))
 
 
 def read_config(folder):

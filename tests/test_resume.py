@@ -112,8 +112,10 @@ def test_a_finished_run_can_go_further(done):
     ],
 )
 def test_what_a_resumed_run_may_not_change(done, arguments, message):
+    before = (done / "run" / "config.yaml").read_bytes()
     code, _, err = finish(done, "distill", "resume=run", *arguments)
     assert (code, message in err) == (2, True), err
+    assert (done / "run" / "config.yaml").read_bytes() == before
 
 
 def test_a_checkpoint_of_another_config_is_refused(done):

@@ -89,8 +89,9 @@ def run(
     data = load()
     jax.eval_shape(kernel_fn, np.zeros((1, *data.x_train.shape[1:])))  # refuses images that are too small
     problem = _pose(data, fit, engine, draw, distill.joint(*rates), seed, ridge, batch_size, draws)
-    artifacts.create(folder, config=config, overrides=overrides)
-    state = _learn(folder, problem, steps, every_s, show, _identity(config))
+    if overrides is not None:
+        artifacts.create(folder, config=config, overrides=overrides)
+    state = _learn(folder, problem, steps, every_s, show, config)
     return _conclude(folder, problem, state, config)
 
 
@@ -117,13 +118,15 @@ def _pose(data, fit, engine, draw, optimizer, seed, ridge, batch_size, draws):
     )
 
 
-def _learn(folder, problem, steps, every_s, show, identity):
+def _learn(folder, problem, steps, every_s, show, config):
     """From the last checkpoint, or from the start, to the last step."""
+    identity = _identity(config)
     with checkpoints.open_manager(folder) as manager, _signals() as caught:
         state = checkpoints.restore(manager, problem.start, config_hash=identity)
         done = -1 if state is None else state.step
         if done > steps:
             raise checks.UserError(f"steps: expected at least {done}, the steps already done, got {steps}")
+        artifacts.write_config(folder, config)  # not before the checkpoint has been accepted
         log, save = track.jsonl(folder, after=done), partial(checkpoints.save, manager, config_hash=identity)
         with track.progress(steps, done=max(done, 0), show=show) as show_row:
 
