@@ -75,7 +75,7 @@ def _angles(nngp, std1, std2):
 
 def _arccos(x):
     """arccos on [0, 1] to rounding: sqrt(1 - x) times a polynomial, several times faster than the library's."""
-    coefficients = _arccos_polynomial(10 if x.dtype == jnp.float32 else 22)
+    coefficients = arccos_polynomial(10 if x.dtype == jnp.float32 else 22)
     t = 2 * x - 1
     value = jnp.full_like(t, coefficients[-1])
     for c in coefficients[-2::-1]:
@@ -84,7 +84,7 @@ def _arccos(x):
 
 
 @lru_cache
-def _arccos_polynomial(degree):
+def arccos_polynomial(degree):
     """Power series in t = 2x - 1 of arccos(x) / sqrt(1 - x), whose only singularity is far off, at x = -1."""
 
     def smooth(t):

@@ -1,0 +1,131 @@
+"""An architecture over an image as plain arrays, and images as padded maps: what the compiled loops read."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from kipx.architecture import AvgPool, Conv, Flatten, GlobalAvgPool, Relu
+from kipx.kernel.layers import place
+
+STAGE = np.dtype(
+    [
+        (name, np.uint64)
+        for name in "height width stride pad reach radius_y radius_x first last pool store".split()
+    ]
+)
+LAYER = np.dtype(
+    [("relu", np.uint64), ("half", np.uint64), ("map", np.uint64), ("scale", np.float32), ("bias", np.float32)]
+)
+SLACK = 16  # entries behind every map, for loops over whole vectors
+
+
+class Plan(NamedTuple):
+    """The layers below Flatten or GlobalAvgPool. A stage is the layers between two pools, with the pool behind them.
+
+    Attributes:
+      stages: STAGE records. layers[first:last] are its own; `pool` is 0 for the last; its input is stored from `store`;
+        windows need `reach` zeros around a plane that begins at `pad`.
+      layers: LAYER records; `map` is where a ReLU's map of standard deviations begins.
+      masks: (stages, dx, entries) 1 where a pair lies inside both images.
+      share: what an entry behind the last layer counts for in the mean.
+      entries: of an image's map of pixels; of all its maps of standard deviations.
+    """
+
+    stages: np.ndarray
+    layers: np.ndarray
+    masks: np.ndarray
+    share: np.float32
+    entries: tuple
+
+
+class Image(NamedTuple):
+    """Maps of one image, or of a set of images with a leading axis; each has a row of zeros above and below.
+
+    Attributes:
+      pixels: (channels, entries).
+      stds: (2, entries) standard deviations before each ReLU, and their inverses.
+    """
+
+    pixels: np.ndarray
+    stds: np.ndarray
+
+
+def make_plan(architecture, sides, *, radius):
+    """Plan for images of sides (h, w).
+
+    Args:
+      architecture: tuple of layers that does not begin with Flatten.
+      sides: (h, w).
+      radius: 0 for the kernel; -1 for the variances before each ReLU alone.
+    Returns:
+      Plan, or None where there is nothing to compute.
+    """
+    half = max((layer.size // 2 for layer in architecture if isinstance(layer, Conv)), default=0)
+    runs = _runs(place(architecture, sides, radius=radius))
+    if not runs:
+        return None
+    stages, layers, stored, maps = [], [], 0, 0
+    for bands, inside, pool in runs:
+        (height, width), (radius_y, radius_x) = zip(*bands, strict=True)
+        stride, first = width + half, len(layers)
+        for layer in inside:
+            layers.append(_layer(layer, maps))
+            maps += (height + 2) * stride * isinstance(layer, Relu)
+        pad, reach = half * (sides[1] + half + 1), half * (stride + 1)
+        stages.append((height, width, stride, pad, reach, radius_y, radius_x, first, len(layers), pool, stored))
+        stored += (2 * radius_y + 1) * (2 * radius_x + 1) * height * stride * (len(stages) > 1)
+    pixels = (sides[0] + 2) * (sides[1] + half)
+    share = 1 / (height * width) ** (1 if radius_y == radius_x == 0 else 2)
+    stages = np.array(stages, STAGE)
+    return Plan(
+        stages, np.array(layers, LAYER), _masks(stages), np.float32(share), (pixels + SLACK, maps + SLACK)
+    )
+
+
+def _runs(placed):
+    """List of (bands, layers, size of the pool behind them or 0) up to Flatten or GlobalAvgPool."""
+    runs, inside = [], []
+    for layer, bands in placed:
+        if isinstance(layer, Flatten | GlobalAvgPool):
+            return [*runs, (bands, inside, 0)]
+        if isinstance(layer, AvgPool):
+            runs.append((bands, inside, layer.size))
+            inside = []
+        else:
+            inside.append(layer)
+    return [*runs, (bands, inside, 0)] if inside else runs
+
+
+def _layer(layer, maps):
+    if isinstance(layer, Relu):
+        return 1, 0, maps, 0, 0
+    size = layer.size if isinstance(layer, Conv) else 1
+    return 0, size // 2, 0, layer.w_std**2 / size**2, layer.b_std**2
+
+
+def _masks(stages):
+    entries = max(stage["height"] * stage["stride"] for stage in stages)
+    masks = np.zeros((len(stages), 2 * int(max(stages["radius_x"])) + 1, int(entries) + SLACK), np.float32)
+    for stage, mask in zip(stages, masks, strict=True):
+        height, width, stride, radius = (int(stage[name]) for name in ("height", "width", "stride", "radius_x"))
+        for dx in range(-radius, radius + 1):
+            rows = mask[dx + radius, : height * stride].reshape(height, stride)
+            rows[:, max(0, -dx) : width - max(0, dx)] = 1
+    return masks
+
+
+def pad(x, plan):
+    """(n, c, entries) maps of the pixels of images (n, h, w, c)."""
+    n, h, w, c = x.shape
+    stride = int(plan.stages["stride"][0])
+    maps = np.zeros((n, c, plan.entries[0]), np.float32)
+    maps[..., : (h + 2) * stride].reshape(n, c, h + 2, stride)[:, :, 1:-1, :w] = np.moveaxis(x, -1, 1)
+    return maps
+
+
+def unpad(maps, plan, shape):
+    """Images of a shape (n, h, w, c) from maps of their pixels."""
+    n, h, w, c = shape
+    stride = int(plan.stages["stride"][0])
+    rows = maps[..., : (h + 2) * stride].reshape(n, c, h + 2, stride)
+    return np.moveaxis(rows[:, :, 1:-1, :w], 1, -1)
