@@ -129,8 +129,15 @@ def _cuts(n, most):
 
 
 def _parallel(function, tasks):
-    """Calls function(*task, scratch) for every task, on one thread per core; a task begins with its plan."""
-    list(_threads(_cores()).map(lambda task: function(*task, pairs.scratch(task[0])), tasks))
+    """Calls function(*task, scratch) for every task on one thread per core; a task begins with its plan."""
+
+    def run(some):
+        work = pairs.scratch(tasks[0][0])
+        for task in some:
+            function(*task, work)
+
+    groups = [tasks[first:last] for first, last in _cuts(len(tasks), 2 * _cores())]
+    list(_threads(_cores()).map(run, groups))
 
 
 def _cores():

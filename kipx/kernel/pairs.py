@@ -18,13 +18,13 @@ from kipx.kernel.planes import LANES, NEXT, NONE, TWICE, ZERO, Plane, compiled
 
 
 class Scratch(NamedTuple):
-    """Memory of one thread: covariance and tangent kernel, in this order, of all but `column` and `log_std`.
+    """Memory of one thread: covariance and tangent kernel, in this order, wherever there are two.
 
     Attributes:
       planes: (layers + 1, 2, entries) a plane before each layer and behind the last.
       cts: (2, 2, entries) cotangents before and behind a layer.
       stores: (2, entries) inputs of the stages, every plane; ct_stores their cotangents.
-      phases: (size of the largest pool, entries).
+      columns: (2, dx + 1, entries) planes of one dy whose columns are pooled; the last dx stays 0.
       column, log_std: (entries,).
     """
 
@@ -32,7 +32,7 @@ class Scratch(NamedTuple):
     cts: np.ndarray
     stores: np.ndarray
     ct_stores: np.ndarray
-    phases: np.ndarray
+    columns: np.ndarray
     column: np.ndarray
     log_std: np.ndarray
 
@@ -43,8 +43,8 @@ def scratch(plan):
     offsets = (2 * plan.stages["radius_y"] + 1) * (2 * plan.stages["radius_x"] + 1)
     entries = int(max(rows + 2 * plan.stages["pad"])) + 2 * SLACK
     stored = int(plan.stages["store"][-1] + offsets[-1] * rows[-1])
-    pool = max(1, int(max(plan.stages["pool"])))
-    shapes = (len(plan.layers) + 1, 2, entries), (2, 2, entries), (2, stored), (2, stored), (pool, entries)
+    columns = (2, 2 * int(max(plan.stages["radius_x"])) + 2, entries)
+    shapes = (len(plan.layers) + 1, 2, entries), (2, 2, entries), (2, stored), (2, stored), columns
     return Scratch(*(np.zeros(shape, np.float32) for shape in (*shapes, entries, entries)))
 
 
@@ -65,16 +65,19 @@ def forward(plan, image1, image2, own, kinds, work):
     nngp = ntk = ZERO
     for s in range(len(plan.stages)):
         stage = plan.stages[s]
-        for n in range(_planes(stage)):
-            offset = _offset(stage, n)
-            at = _plane(stage, s, offset)
-            k = _through(plan, stage, at, offset, image1, image2, own, kinds, work)
-            if stage.pool == 0:
-                nngp += planes.total(work.planes, k, 0, at)
-                ntk += planes.total(work.planes, k, 1, at) if kinds == 2 else ZERO
-            else:
-                for kind in range(kinds):
-                    _pool(plan, s, at, offset, work.planes[k, kind], work.stores[kind], work.phases, False)
+        for m in range(_offsets(stage.radius_y)):
+            dy = _offset(stage.radius_y, m)
+            _clear_columns(plan, s, kinds, work)
+            for n in range(_offsets(stage.radius_x)):
+                at = _plane(stage, s, dy, _offset(stage.radius_x, n))
+                k = _through(plan, stage, at, image1, image2, own, kinds, False, work)
+                if stage.pool == NONE:
+                    nngp += planes.total(work.planes, k, 0, at)
+                    ntk += planes.total(work.planes, k, 1, at) if kinds == 2 else ZERO
+                else:
+                    _pool_columns(stage, plan.stages[s + 1], at, k, kinds, work)
+            if stage.pool != NONE:
+                _pool_rows(stage, plan.stages[s + 1], dy, kinds, work.columns, work.stores, False)
     return nngp * plan.share, ntk * plan.share
 
 
@@ -91,41 +94,41 @@ def backward(plan, image1, image2, own, kinds, ct_nngp, ct_ntk, both, gradient1,
     """
     for s in range(len(plan.stages) - 1, -1, -1):
         stage = plan.stages[s]
-        for n in range(_planes(stage), 0, -1):
-            offset = _offset(stage, n - 1)
-            at = _plane(stage, s, offset)
-            _through(plan, stage, at, offset, image1, image2, own, kinds, work)
-            _above(plan, s, at, offset, kinds, plan.share * ct_nngp, plan.share * ct_ntk, work)
-            q = _back(plan, stage, at, offset, image1, image2, own, kinds, both, gradient1, gradient2, work)
-            if s:
-                slot = _slot(stage, offset)
-                for kind in range(kinds):
-                    planes.copy(work.cts[q, kind], at.pad, work.ct_stores[kind], slot, at.size)
-            else:
-                planes.multiply_vjp(work.cts, q, at, image1.pixels, at.first, gradient2.pixels, at.second)
-                if both:
-                    planes.multiply_vjp(work.cts, q, at, image2.pixels, at.second, gradient1.pixels, at.first)
+        for m in range(_offsets(stage.radius_y), 0, -1):
+            dy = _offset(stage.radius_y, m - 1)
+            _clear_columns(plan, s, kinds, work)
+            if stage.pool != NONE:
+                _pool_rows(stage, plan.stages[s + 1], dy, kinds, work.columns, work.ct_stores, True)
+            for n in range(_offsets(stage.radius_x), 0, -1):
+                at = _plane(stage, s, dy, _offset(stage.radius_x, n - 1))
+                _through(plan, stage, at, image1, image2, own, kinds, True, work)
+                if stage.pool == NONE:
+                    _spread(plan, at, kinds, plan.share * ct_nngp, plan.share * ct_ntk, work)
+                else:
+                    _unpool_columns(stage, plan.stages[s + 1], at, kinds, work)
+                q = _back(plan, stage, at, image1, image2, own, kinds, both, gradient1, gradient2, work)
+                _keep(stage, at, q, image1, image2, kinds, both, gradient1, gradient2, work)
 
 
 @compiled
-def _planes(stage):
-    return (TWICE * stage.radius_y + NEXT) * (TWICE * stage.radius_x + NEXT)
+def _offsets(radius):
+    return TWICE * radius + NEXT
 
 
 @compiled
-def _offset(stage, n):
-    """(dy, dx) of the n-th plane, (0, 0) first."""
-    radius_y, radius_x, count = np.int64(stage.radius_y), np.int64(stage.radius_x), np.int64(_planes(stage))
-    n = (np.int64(n) + count // 2) % count
-    return n // (2 * radius_x + 1) - radius_y, n % (2 * radius_x + 1) - radius_x
+def _offset(radius, n):
+    """The n-th of the offsets -radius, ..., radius, 0 first."""
+    count = 2 * np.int64(radius) + 1
+    return (np.int64(n) + count // 2) % count - np.int64(radius)
 
 
 @compiled
-def _plane(stage, s, offset):
-    dy, dx = offset
+def _plane(stage, s, dy, dx):
     height, stride, top = np.int64(stage.height), np.int64(stage.stride), max(0, -dy)
     size = np.uint64((height - abs(dy)) * stride)
     return Plane(
+        dy,
+        dx,
         size,
         (size + LANES - NEXT) // LANES * LANES,
         stage.pad,
@@ -138,49 +141,56 @@ def _plane(stage, s, offset):
 
 
 @compiled
-def _slot(stage, offset):
+def _slot(stage, dy, dx):
     """Where a plane of the stage's input is stored."""
-    dy, dx = offset
     radius_y, radius_x = np.int64(stage.radius_y), np.int64(stage.radius_x)
     n = (dy + radius_y) * (2 * radius_x + 1) + dx + radius_x
     return stage.store + np.uint64(n) * stage.height * stage.stride
 
 
 @compiled
-def _through(plan, stage, at, offset, image1, image2, own, kinds, work):
-    """Fills work.planes: a plane before each layer of a stage and behind the last; returns the last one's number."""
-    _load(stage, at, offset, image1, image2, plan.masks, kinds, work)
+def _through(plan, stage, at, image1, image2, own, kinds, keep, work):
+    """Carries a plane through a stage; returns which of work.planes holds the result.
+
+    With `keep` every layer's input stays there, in order; without, two planes serve in turn and stay in the cache.
+    """
+    blank = _load(stage, at, image1, image2, plan.masks, kinds, work)
     k = NONE
     for i in range(stage.first, stage.last):
         layer = plan.layers[i]
+        to = k + NEXT if keep else NEXT - k
         if layer.relu:
-            if own and offset[0] == 0 and offset[1] == 0:
+            if own and at.dy == 0 and at.dx == 0:
                 planes.deviations(work.planes, k, at, layer.map, image1.stds)
-            planes.relu(work.planes, k, at, layer.map, image1.stds, image2.stds, plan.masks, kinds)
+            planes.relu(work.planes, k, to, at, layer.map, image1.stds, image2.stds, plan.masks, kinds)
         else:
-            bias = layer.bias
-            for kind in range(kinds):
-                planes.window(
-                    work.planes, k, kind, work.planes, k + NEXT, at, layer.half, layer.scale, bias, plan.masks, work.column
-                )
-                bias = ZERO
-            if kinds == 2:
-                planes.add(work.planes[k + NEXT, 0], at.pad, work.planes[k + NEXT, 1], at.pad, at.size)
-        k += NEXT
+            _window(work.planes, k, 0, work.planes, to, at, layer, layer.bias, plan.masks, work.column)
+            if kinds == 2 and blank:
+                planes.copy(work.planes[to, 0], at.pad, work.planes[to, 1], at.pad, at.lanes)
+            elif kinds == 2:
+                _window(work.planes, k, 1, work.planes, to, at, layer, ZERO, plan.masks, work.column)
+                planes.add(work.planes[to, 0], at.pad, work.planes[to, 1], at.pad, at.lanes)
+            blank = False
+        k = to
         _seal(work.planes, k, stage, at, kinds)
     return k
 
 
 @compiled
-def _load(stage, at, offset, image1, image2, masks, kinds, work):
-    """Brings a stage's input plane to work.planes[0]: pixels multiplied, or what the stage below stored."""
-    if at.stage == 0:
+def _window(source, k, kind, target, to, at, layer, bias, masks, column):
+    planes.window(source, k, kind, target, to, at, layer.half, layer.scale, bias, masks, column)
+
+
+@compiled
+def _load(stage, at, image1, image2, masks, kinds, work):
+    """Brings a stage's input plane to work.planes[0], pixels or what is stored; returns whether its ntk is 0."""
+    if at.stage == NONE:
         planes.multiply(image1.pixels, image2.pixels, at, masks, work.planes)
     else:
-        slot = _slot(stage, offset)
         for kind in range(kinds):
-            planes.copy(work.stores[kind], slot, work.planes[0, kind], at.pad, at.size)
+            planes.copy(work.stores[kind], _slot(stage, at.dy, at.dx), work.planes[0, kind], at.pad, at.size)
     _seal(work.planes, NONE, stage, at, kinds)
+    return at.stage == NONE
 
 
 @compiled
@@ -188,74 +198,115 @@ def _seal(buffers, k, stage, at, kinds):
     """Zeros behind a plane, for the windows to come."""
     end = at.pad + at.size
     for kind in range(kinds):
-        for f in range(stage.reach + LANES):
-            buffers[k, kind, end + f] = ZERO
+        planes.clear(buffers[k, kind], end, stage.reach + LANES)
 
 
 @compiled
-def _above(plan, s, at, offset, kinds, ct_nngp, ct_ntk, work):
-    """Fills work.cts[0], the cotangents behind a stage's last layer."""
+def _spread(plan, at, kinds, ct_nngp, ct_ntk, work):
+    """Fills work.cts[0] with the cotangents behind the last layer: of a mean."""
     for kind in range(kinds):
-        if plan.stages[s].pool:
-            _pool(plan, s, at, offset, work.cts[0, kind], work.ct_stores[kind], work.phases, True)
-        else:
-            ct = ct_ntk if kind else ct_nngp
-            for f in range(at.size):
-                work.cts[0, kind, at.pad + f] = ct * plan.masks[at.stage, at.column, f]
+        ct = ct_ntk if kind else ct_nngp
+        for f in range(at.size):
+            work.cts[0, kind, at.pad + f] = ct * plan.masks[at.stage, at.column, f]
 
 
 @compiled
-def _back(plan, stage, at, offset, image1, image2, own, kinds, both, gradient1, gradient2, work):
+def _back(plan, stage, at, image1, image2, own, kinds, both, gradient1, gradient2, work):
     """Pulls work.cts[0] back through the layers of a stage; returns which of work.cts holds the result."""
-    q, k = NONE, stage.last - stage.first
+    q, k, masks = NONE, stage.last - stage.first, plan.masks
     for i in range(stage.last, stage.first, -1):
         layer = plan.layers[i - 1]
         k -= NEXT
         if layer.relu:
-            log_std = work.log_std
-            planes.relu_vjp(
-                work.planes, k, at, layer.map, image1.stds, image2.stds, plan.masks, kinds, work.cts, q, log_std
-            )
+            stds1, stds2, log_std = image1.stds, image2.stds, work.log_std
+            planes.relu_vjp(work.planes, k, at, layer.map, stds1, stds2, kinds, work.cts, q, log_std)
             planes.add(log_std, NONE, gradient2.stds[0], layer.map + at.second, at.size)
             if both:
                 planes.add(log_std, NONE, gradient1.stds[0], layer.map + at.first, at.size)
-            if own and offset[0] == 0 and offset[1] == 0:
-                planes.deviations_vjp(work.cts, q, at, layer.map, image1.stds, gradient1.stds)
+            if own and at.dy == 0 and at.dx == 0:
+                planes.deviations_vjp(work.cts, q, at, layer.map, stds1, gradient1.stds)
         else:
             if kinds == 2:
                 planes.add(work.cts[q, 1], at.pad, work.cts[q, 0], at.pad, at.size)
             _seal(work.cts, q, stage, at, kinds)
-            for kind in range(kinds):
-                planes.window(
-                    work.cts, q, kind, work.cts, NEXT - q, at, layer.half, layer.scale, ZERO, plan.masks, work.column
-                )
+            for kind in range(1 if at.stage == NONE and k == NONE else kinds):
+                _window(work.cts, q, kind, work.cts, NEXT - q, at, layer, ZERO, masks, work.column)
             q = NEXT - q
     return q
 
 
 @compiled
-def _pool(plan, s, at, offset, plane, store, phases, transpose):
-    """Adds a plane's sums over pools, averaged for both images, to the next stage's input, or the other way round."""
-    stage, above = plan.stages[s], plan.stages[s + 1]
-    step, size = np.int64(stage.pool), (at.pad + at.size) // stage.pool + NEXT
+def _keep(stage, at, q, image1, image2, kinds, both, gradient1, gradient2, work):
+    """Stores the cotangents of a stage's input plane, or adds them to the pixels' gradients."""
+    if at.stage != NONE:
+        for kind in range(kinds):
+            planes.copy(work.cts[q, kind], at.pad, work.ct_stores[kind], _slot(stage, at.dy, at.dx), at.size)
+        return
+    planes.multiply_vjp(work.cts, q, at, image1.pixels, at.first, gradient2.pixels, at.second)
+    if both:
+        planes.multiply_vjp(work.cts, q, at, image2.pixels, at.second, gradient1.pixels, at.first)
+
+
+@compiled
+def _clear_columns(plan, s, kinds, work):
+    stage = plan.stages[s]
+    if stage.pool != NONE:
+        size = stage.height * stage.stride // stage.pool
+        for kind in range(kinds):
+            for n in range(_offsets(plan.stages[s + 1].radius_x) + NEXT):
+                planes.clear(work.columns[kind, n], NONE, size)
+
+
+@compiled
+def _above(stage, above, dx, b):
+    """Which of work.columns takes the b-th column of every pool; the last, which stays 0, where none is needed."""
+    up, radius = (dx + b) // np.int64(stage.pool), np.int64(above.radius_x)
+    return np.uint64(up + radius) if abs(up) <= radius else _offsets(above.radius_x)
+
+
+@compiled
+def _pool_columns(stage, above, at, k, kinds, work):
+    """Adds a plane to work.columns, which hold all planes of one dy with their columns pooled."""
+    for b in range(stage.pool):
+        to = _above(stage, above, at.dx, np.int64(b))
+        if to < _offsets(above.radius_x):
+            for kind in range(kinds):
+                plane, target = work.planes[k, kind], work.columns[kind, to]
+                planes.pool_columns(plane, at.pad + b, stage.pool, target, at.size // stage.pool)
+
+
+@compiled
+def _unpool_columns(stage, above, at, kinds, work):
+    """Fills work.cts[0] from work.columns: the transpose of `_pool_columns`."""
+    size = at.size // stage.pool
+    for kind in range(kinds):
+        plane, columns = work.cts[0, kind], work.columns[kind]
+        if stage.pool == TWICE:
+            even, odd = _above(stage, above, at.dx, 0), _above(stage, above, at.dx, 1)
+            planes.unpool_pairs(columns[even], columns[odd], plane, at.pad, size)
+        else:
+            for b in range(stage.pool):
+                source = columns[_above(stage, above, at.dx, np.int64(b))]
+                planes.unpool_columns(source, plane, at.pad + b, stage.pool, size)
+
+
+@compiled
+def _pool_rows(stage, above, dy, kinds, columns, stores, transpose):
+    """Adds work.columns of one dy, averaged over pools, to the next stage's input, or the other way round."""
+    step, radius_x, width = np.int64(stage.pool), np.int64(above.radius_x), stage.stride // stage.pool
     scale = np.float32(1 / step**4)
-    if transpose:
-        phases[:, :size] = ZERO
-    else:
-        planes.split(plane, phases, stage.pool, size)
     for a in range(step):
-        for b in range(step):
-            dy, dx = (offset[0] + a) // step, (offset[1] + b) // step
-            if abs(dy) > np.int64(above.radius_y) or abs(dx) > np.int64(above.radius_x):
-                continue
-            top, left = max(0, -dy), max(0, -dx)
-            row = np.int64(at.pad) + (top * step + a - max(0, -offset[0])) * np.int64(stage.stride) + left * step + b
-            phase, start = phases[row % step], np.uint64(row // step)
-            to = _slot(above, (dy, dx)) + np.uint64(left)
-            shape = (above.height - np.uint64(abs(dy)), above.width - np.uint64(abs(dx)))
-            if transpose:
-                planes.add_rows(store, to, above.stride, phase, start, stage.stride, shape, scale)
-            else:
-                planes.add_rows(phase, start, stage.stride, store, to, above.stride, shape, scale)
-    if transpose:
-        planes.join(phases, plane, stage.pool, size)
+        up = (dy + a) // step
+        if abs(up) > np.int64(above.radius_y):
+            continue
+        top = max(0, -up)
+        row, rows = np.uint64(top * step + a - max(0, -dy)) * width, above.height - np.uint64(abs(up))
+        for dx in range(-radius_x, radius_x + 1):
+            left, size = np.uint64(max(0, -dx)), above.width - np.uint64(abs(dx))
+            start, to = row + left, _slot(above, up, dx) + left
+            for kind in range(kinds):
+                pooled, store = columns[kind, dx + radius_x], stores[kind]
+                if transpose:
+                    planes.add_rows(store, to, above.stride, pooled, start, stage.stride, rows, size, scale)
+                else:
+                    planes.add_rows(pooled, start, stage.stride, store, to, above.stride, rows, size, scale)

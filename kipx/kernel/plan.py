@@ -65,21 +65,21 @@ def make_plan(architecture, sides, *, radius):
     if not runs:
         return None
     stages, layers, stored, maps = [], [], 0, 0
-    for bands, inside, pool in runs:
+    for (bands, inside, pool), (*_, next_pool) in zip(runs, _runs(place(architecture, sides, radius=0)), strict=False):
         (height, width), (radius_y, radius_x) = zip(*bands, strict=True)
-        stride, first = width + half, len(layers)
+        stride, first = _stride(width + half, next_pool), len(layers)
         for layer in inside:
             layers.append(_layer(layer, maps))
             maps += (height + 2) * stride * isinstance(layer, Relu)
-        pad, reach = half * (sides[1] + half + 1), half * (stride + 1)
+        reach = half * (stride + 1)
+        pad = stages[0][3] if stages else reach  # the widest; leading zeros then stay zeros
         stages.append((height, width, stride, pad, reach, radius_y, radius_x, first, len(layers), pool, stored))
         stored += (2 * radius_y + 1) * (2 * radius_x + 1) * height * stride * (len(stages) > 1)
-    pixels = (sides[0] + 2) * (sides[1] + half)
+    pixels = (stages[0][0] + 2) * stages[0][2]
     share = 1 / (height * width) ** (1 if radius_y == radius_x == 0 else 2)
     stages = np.array(stages, STAGE)
-    return Plan(
-        stages, np.array(layers, LAYER), _masks(stages), np.float32(share), (pixels + SLACK, maps + SLACK)
-    )
+    entries = pixels + SLACK, maps + SLACK
+    return Plan(stages, np.array(layers, LAYER), _masks(stages), np.float32(share), entries)
 
 
 def _runs(placed):
@@ -94,6 +94,11 @@ def _runs(placed):
         else:
             inside.append(layer)
     return [*runs, (bands, inside, 0)] if inside else runs
+
+
+def _stride(width, pool):
+    """Entries a row: the width, and as many more as let every row begin a new pool."""
+    return -(-width // max(pool, 1)) * max(pool, 1)
 
 
 def _layer(layer, maps):

@@ -31,16 +31,18 @@ compiled = partial(
     no_cfunc_wrapper=True,
 )
 
-ZERO, HALF, ONE, TWO, OVER_2PI = (np.float32(v) for v in (0, 0.5, 1, 2, 0.5 / math.pi))
+ZERO, HALF, ONE, TWO, OVER_2PI_SQUARED = (np.float32(v) for v in (0, 0.5, 1, 2, 0.25 / math.pi**2))
 NONE, NEXT, TWICE, LANES = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(16)
+LIMIT = np.uint64(2**32)  # indices below it cannot wrap around when doubled, which the compiler asks before it vectorizes
 NEARLY_ONE = np.float32(1 - 8 * np.finfo(np.float32).eps)
-C0, C1, C2, C3, C4, C5, C6, C7, C8, C9, C10 = (np.float32(c / (2 * math.pi)) for c in arccos_polynomial(10))
+C0, C1, C2, C3, C4, C5, C6, C7, C8 = (np.float32(c / (2 * math.pi)) for c in arccos_polynomial(8))
 
 
 class Plane(NamedTuple):
-    """Where one plane lies, all unsigned.
+    """Where one plane lies.
 
     Attributes:
+      dy, dx: its offset. The rest is unsigned:
       size: its entries.
       lanes: the same, rounded up to whole vectors, which need no loop for the rest; more is computed than kept.
       pad: where they begin in a buffer; zeros before and behind them serve the windows.
@@ -49,6 +51,8 @@ class Plane(NamedTuple):
       first, second: where they begin in a map of the first and of the second image.
     """
 
+    dy: int
+    dx: int
     size: np.uint64
     lanes: np.uint64
     pad: np.uint64
@@ -61,23 +65,23 @@ class Plane(NamedTuple):
 
 @compiled(inline="always")
 def _angle(covariance, inverse):
-    """Sine of the angle t, and (pi - t) / 2 pi."""
+    """Sine of the angle t over 2 pi, and (pi - t) / 2 pi."""
     correlation = covariance * inverse
     size = abs(correlation)
     size = ONE if size > NEARLY_ONE else size
     root = math.sqrt(ONE - size)
     t = TWO * size - ONE
-    high = ((((C10 * t + C9) * t + C8) * t + C7) * t + C6) * t + C5
+    high = ((C8 * t + C7) * t + C6) * t + C5
     turn = root * (((((high * t + C4) * t + C3) * t + C2) * t + C1) * t + C0)
-    return root * math.sqrt(ONE + size), turn if correlation < ZERO else HALF - turn
+    return root * math.sqrt(OVER_2PI_SQUARED * size + OVER_2PI_SQUARED), turn if correlation < ZERO else HALF - turn
 
 
 @compiled
-def relu(planes, k, at, place, stds1, stds2, masks, kinds):
-    """Fills planes[k + 1] with covariance and tangent kernel behind a ReLU.
+def relu(planes, k, to, at, place, stds1, stds2, masks, kinds):
+    """Fills planes[to] from planes[k]: covariance and tangent kernel behind a ReLU.
 
     Args:
-      planes: (k, kinds, entries).
+      planes: (any, 2, entries).
       at: Plane.
       place: where the ReLU's maps begin in stds1 and stds2, (2, entries): standard deviations and their inverses.
       masks: (stages, columns, entries).
@@ -89,63 +93,68 @@ def relu(planes, k, at, place, stds1, stds2, masks, kinds):
             nngp, m = planes[k, 0, p + f], masks[at.stage, at.column, f]
             sine, factor = _angle(nngp, stds1[1, first + f] * stds2[1, second + f])
             scale = stds1[0, first + f] * stds2[0, second + f]
-            planes[k + NEXT, 0, p + f] = m * (scale * sine * OVER_2PI + factor * nngp)
+            planes[to, 0, p + f] = m * scale * sine + factor * nngp
     else:
         for f in range(at.lanes):
             nngp, m = planes[k, 0, p + f], masks[at.stage, at.column, f]
             sine, factor = _angle(nngp, stds1[1, first + f] * stds2[1, second + f])
             scale = stds1[0, first + f] * stds2[0, second + f]
-            planes[k + NEXT, 0, p + f] = m * (scale * sine * OVER_2PI + factor * nngp)
-            planes[k + NEXT, 1, p + f] = m * factor * planes[k, 1, p + f]
+            planes[to, 0, p + f] = m * scale * sine + factor * nngp
+            planes[to, 1, p + f] = factor * planes[k, 1, p + f]
 
 
 @compiled
-def relu_vjp(planes, k, at, place, stds1, stds2, masks, kinds, cts, q, log_std):
+def relu_vjp(planes, k, at, place, stds1, stds2, kinds, cts, q, log_std):
     """Overwrites cts[q], cotangents behind a ReLU, by those before it; log_std gets that of either log(std)."""
     p, first, second = at.pad, place + at.first, place + at.second
     if kinds == 1:
         for f in range(at.lanes):
-            nngp, m, ct = planes[k, 0, p + f], masks[at.stage, at.column, f], cts[q, 0, p + f]
+            nngp, ct = planes[k, 0, p + f], cts[q, 0, p + f]
             sine, factor = _angle(nngp, stds1[1, first + f] * stds2[1, second + f])
             scale = stds1[0, first + f] * stds2[0, second + f]
-            log_std[f] = m * scale * sine * OVER_2PI * ct
-            cts[q, 0, p + f] = m * factor * ct
+            log_std[f] = scale * sine * ct
+            cts[q, 0, p + f] = factor * ct
     else:
         for f in range(at.lanes):
-            nngp, m = planes[k, 0, p + f], masks[at.stage, at.column, f]
-            ct, ct_ntk = cts[q, 0, p + f], cts[q, 1, p + f]
+            nngp, ct, ct_ntk = planes[k, 0, p + f], cts[q, 0, p + f], cts[q, 1, p + f]
             inverse = stds1[1, first + f] * stds2[1, second + f]
             sine, factor = _angle(nngp, inverse)
             scale = stds1[0, first + f] * stds2[0, second + f]
             smooth = sine > ZERO
-            slope = m * inverse * OVER_2PI / (sine if smooth else ONE) * planes[k, 1, p + f] * ct_ntk
+            slope = OVER_2PI_SQUARED * inverse / (sine if smooth else ONE) * planes[k, 1, p + f] * ct_ntk
             slope = slope if smooth else ZERO
-            log_std[f] = m * scale * sine * OVER_2PI * ct - slope * nngp
-            cts[q, 0, p + f] = m * factor * ct + slope
-            cts[q, 1, p + f] = m * factor * ct_ntk
+            log_std[f] = scale * sine * ct - slope * nngp
+            cts[q, 0, p + f] = factor * ct + slope
+            cts[q, 1, p + f] = factor * ct_ntk
 
 
 @compiled
 def window(source, k, kind, target, to, at, half, scale, bias, masks, column):
     """target[to] = scale * (sum of source[k] over the (2 half + 1)^2 neighbours) + bias; symmetric but for the bias."""
-    size, wide, start = at.lanes, at.lanes + LANES, at.pad - half * (at.stride + NEXT)
+    wide, start = at.lanes + LANES, at.pad - half * (at.stride + NEXT)
     if half == NEXT:
         down, below = start + at.stride, start + TWICE * at.stride
         for f in range(wide):
             column[f] = source[k, kind, start + f] + source[k, kind, down + f] + source[k, kind, below + f]
-        for f in range(size):
+        for f in range(at.lanes):
             total = column[f] + column[f + NEXT] + column[f + TWICE]
             target[to, kind, at.pad + f] = masks[at.stage, at.column, f] * (scale * total + bias)
-        return
-    column[:wide] = ZERO
-    for step in range(TWICE * half + NEXT):
-        for f in range(wide):
-            column[f] += source[k, kind, start + step * at.stride + f]
-    for f in range(size):
-        total = ZERO
+    else:
+        column[:wide] = ZERO
         for step in range(TWICE * half + NEXT):
-            total += column[f + step]
-        target[to, kind, at.pad + f] = masks[at.stage, at.column, f] * (scale * total + bias)
+            add(source[k, kind], start + step * at.stride, column, NONE, wide)
+        target[to, kind, at.pad : at.pad + at.lanes] = ZERO
+        for step in range(TWICE * half + NEXT):
+            add(column, step, target[to, kind], at.pad, at.lanes)
+        for f in range(at.lanes):
+            target[to, kind, at.pad + f] = masks[at.stage, at.column, f] * (scale * target[to, kind, at.pad + f] + bias)
+
+
+@compiled
+def clear(target, start, size):
+    """target[start:] = 0, `size` entries of a flat array."""
+    for f in range(size):
+        target[start + f] = ZERO
 
 
 @compiled
@@ -204,36 +213,38 @@ def deviations_vjp(cts, q, at, place, stds, log_stds):
 
 
 @compiled
-def split(plane, phases, step, size):
-    """phases[b] = every step-th entry of a plane from the b-th on, so that a pool's rows become contiguous."""
+def pool_columns(plane, start, step, target, size):
+    """Adds every step-th entry of a plane, from `start`: one column of each pool."""
+    start, size = min(start, LIMIT), min(size, LIMIT)
     if step == TWICE:
         for f in range(size):
-            phases[0, f] = plane[TWICE * f]
-            phases[1, f] = plane[TWICE * f + NEXT]
+            target[f] += plane[start + TWICE * f]
     else:
         for f in range(size):
-            for b in range(step):
-                phases[b, f] = plane[step * f + b]
+            target[f] += plane[start + step * f]
 
 
 @compiled
-def join(phases, plane, step, size):
-    """The inverse of `split`."""
-    if step == TWICE:
-        for f in range(size):
-            plane[TWICE * f] = phases[0, f]
-            plane[TWICE * f + NEXT] = phases[1, f]
-    else:
-        for f in range(size):
-            for b in range(step):
-                plane[step * f + b] = phases[b, f]
+def unpool_pairs(even, odd, plane, start, size):
+    """Fills a plane with two columns in turn: the transpose of both their `pool_columns`, for pools of 2."""
+    start, size = min(start, LIMIT), min(size, LIMIT)
+    for f in range(size):
+        plane[start + TWICE * f] = even[f]
+        plane[start + TWICE * f + NEXT] = odd[f]
 
 
 @compiled
-def add_rows(source, a, stride, target, b, target_stride, shape, scale):
-    """Adds (rows, columns) of `source`, from a, to `target`, from b, scaled."""
-    for _ in range(shape[0]):
-        for x in range(shape[1]):
+def unpool_columns(source, plane, start, step, size):
+    """Fills every step-th entry of a plane, from `start`: the transpose of `pool_columns`."""
+    for f in range(size):
+        plane[start + step * f] = source[f]
+
+
+@compiled
+def add_rows(source, a, stride, target, b, target_stride, rows, columns, scale):
+    """Adds rows of `source`, the first at a, to rows of `target`, the first at b, scaled."""
+    for _ in range(rows):
+        for x in range(columns):
             target[b + x] += scale * source[a + x]
         a, b = a + stride, b + target_stride
 
