@@ -90,11 +90,10 @@ def _compiled_gram(architecture, kind, x1, x2):
 
 def _gram(architecture, kind, x1, x2):
     """(n1, n2) kernel of two sets of images."""
-    p1, p2 = _pixels(architecture, x1), _pixels(architecture, x2)
-    placed = place(architecture, p1.shape[:2], radius=0)
-    nngp = _covariance(_spread(p1, placed[0].bands, 0), _spread(p2, placed[0].bands, 1))
+    placed = place(architecture, _sides(architecture, x1), radius=0)
+    nngp = _covariance(x1, x2) if _flat(architecture) else _position_covariance(x1, x2, placed[0].bands)
     ntk = jnp.zeros_like(nngp) if kind == "ntk" else None
-    maps = zip(_stds(architecture, p1), _stds(architecture, p2), strict=True)
+    maps = zip(_stds(architecture, x1), _stds(architecture, x2), strict=True)
 
     def stds(_, bands):
         s1, s2 = next(maps)
@@ -104,10 +103,10 @@ def _gram(architecture, kind, x1, x2):
     return (nngp if ntk is None else ntk)[0, 0]
 
 
-def _stds(architecture, p):
+def _stds(architecture, x):
     """Maps (h, w, n) of standard deviations before each ReLU, from each image's covariance with itself."""
     maps = []
-    placed = place(architecture, p.shape[:2], radius=-1)
+    placed = place(architecture, _sides(architecture, x), radius=-1)
     if not placed:
         return maps
 
@@ -115,26 +114,48 @@ def _stds(architecture, p):
         maps.append(std(diagonal(diagonal(nngp, bands[0], 0), bands[1], 1)))
         return _spread(maps[-1], bands, 0), _spread(maps[-1], bands, 1)
 
-    own = (jnp.swapaxes(_spread(p, placed[0].bands, which), 2, 3)[..., None] for which in (0, 1))
-    propagate(placed, _covariance(*own)[..., 0, 0], None, stds)
+    own = _variance(x) if _flat(architecture) else _own_position_covariance(x, placed[0].bands)
+    propagate(placed, own, None, stds)
     return maps
 
 
-def _pixels(architecture, x):
-    """(h, w, c, n) from (n, h, w, c); where the first layer flattens, (1, 1, h * w * c, n)."""
-    x = jnp.moveaxis(x, 0, -1)
-    return x.reshape(1, 1, -1, x.shape[-1]) if isinstance(architecture[0], Flatten) else x
+def _flat(architecture):
+    return isinstance(architecture[0], Flatten)
 
 
-def _covariance(a, b):
-    """Mean over channels of a[..., c, i] * b[..., c, j], shape (..., i, j).
+def _sides(architecture, x):
+    return (1, 1) if _flat(architecture) else x.shape[1:3]
+
+
+def _covariance(x1, x2):
+    """(1, 1, n1, n2) means over all pixels of x1[i] * x2[j]."""
+    a, b = (x.reshape(x.shape[0], -1) for x in (x1, x2))
+    return (jnp.einsum("ic,jc->ij", a, b, precision="highest") / a.shape[1])[None, None]
+
+
+def _variance(x):
+    """(1, 1, n) means over all pixels of x[i]^2."""
+    return jnp.mean(jnp.square(x), axis=(1, 2, 3))[None, None]
+
+
+def _position_covariance(x1, x2, bands):
+    """(P_y, P_x, n1, n2) means over channels of x1[i] * x2[j] at every pair of positions.
 
     A few channels are summed one by one, which fuses with what follows and rounds alike for pairs and for variances.
     """
-    channels = a.shape[-2]
+    a, b = _spread(jnp.moveaxis(x1, 0, -1), bands, 0), _spread(jnp.moveaxis(x2, 0, -1), bands, 1)
+    channels = a.shape[2]
     if channels > 4:
-        return jnp.einsum("...ci,...cj->...ij", a, b, precision="highest") / channels
-    return sum(a[..., c, :, None] * b[..., c, None, :] for c in range(channels)) / channels
+        return jnp.einsum("yxci,yxcj->yxij", a, b, precision="highest") / channels
+    return sum(a[:, :, c, :, None] * b[:, :, c, None, :] for c in range(channels)) / channels
+
+
+def _own_position_covariance(x, bands):
+    """(P_y, P_x, n) means over channels of x[i] * x[i] at every pair of positions."""
+    pixels = jnp.moveaxis(x, 0, -1)
+    a, b = _spread(pixels, bands, 0), _spread(pixels, bands, 1)
+    channels = a.shape[2]
+    return sum(a[:, :, c] * b[:, :, c] for c in range(channels)) / channels if channels <= 4 else jnp.mean(a * b, axis=2)
 
 
 def _spread(pixels, bands, which):

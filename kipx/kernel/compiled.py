@@ -17,10 +17,11 @@ from jax.custom_derivatives import SymbolicZero
 from jax.experimental.buffer_callback import buffer_callback
 
 from kipx.kernel import pairs, planes
-from kipx.kernel.plan import Image, make_plan, pad, unpad
+from kipx.kernel.plan import Image, make_plan, operations, pad, unpad
 from kipx.kernel.planes import entry
 
 ROW_CHUNKS, COLUMN_CHUNKS = 4, 16
+SMALL = 10**6  # of `operations`, under a millisecond: not worth waking a thread for
 
 
 def build(architecture, kind):
@@ -69,8 +70,7 @@ def _gram(architecture, kinds, x1, x2):
     own, plan = _plans(architecture, x1.shape[1:3])
     images1, images2 = (_images(own, plan, x) for x in (x1, x2))
     out = np.zeros((2, len(x1), len(x2)), np.float32)
-    cuts = _cuts(out[0].size, ROW_CHUNKS * COLUMN_CHUNKS)
-    _parallel(_entries()[0], [(plan, images1, images2, False, kinds, *cut, out) for cut in cuts])
+    _parallel(_entries()[0], out[0].size, out[0].size, plan, images1, images2, False, kinds, out)
     return out
 
 
@@ -78,28 +78,25 @@ def _vjp(architecture, kinds, both, x1, x2, ct):
     """Gradients in the shapes of x1 (0 unless `both`) and x2."""
     own, plan = _plans(architecture, x1.shape[1:3])
     images1, images2 = (_images(own, plan, x) for x in (x1, x2))
-    rows, columns = _cuts(len(x1), ROW_CHUNKS), _cuts(len(x2), COLUMN_CHUNKS)
-    parts1 = [_zeros_like(images1, None if both else 1) for _ in columns]
-    parts2 = [_zeros_like(images2) for _ in rows]
-    tasks = [
-        (plan, images1, images2, False, kinds, ct, both, row, column, part1, part2)
-        for row, part2 in zip(rows, parts2, strict=True)
-        for column, part1 in zip(columns, parts1, strict=True)
-    ]
-    _parallel(_entries()[1], tasks)
+    rows, columns = _edges(len(x1), ROW_CHUNKS), _edges(len(x2), COLUMN_CHUNKS)
+    parts1 = _parts(images1, len(columns) - 1) if both else _parts(images1, 1, n=1)
+    parts2 = _parts(images2, len(rows) - 1)
+    tiles = (len(rows) - 1) * (len(columns) - 1)
+    arguments = (plan, images1, images2, False, kinds, ct, both, rows, columns, parts1, parts2)
+    _parallel(_entries()[1], tiles, ct[0].size, *arguments)
     g1 = unpad(_own_vjp(own, images1, parts1), plan, x1.shape) if both else 0
     return g1, unpad(_own_vjp(own, images2, parts2), plan, x2.shape)
 
 
 def _own_vjp(own, images, parts):
     """Gradient of a set's pixels, from parts of it and of its standard deviations' gradient."""
-    total = Image(*(np.sum(part, axis=0) for part in zip(*parts, strict=True)))
+    total = Image(*(np.sum(part, axis=0, keepdims=True) for part in parts))
     if own is not None:
         n = len(images.pixels)
-        ct = np.zeros((2, n, n), np.float32)
-        tasks = [(own, images, images, True, 1, ct, True, cut, cut, total, total) for cut in _cuts(n, COLUMN_CHUNKS)]
-        _parallel(_entries()[1], tasks)
-    return total.pixels
+        ct, edges = np.zeros((2, n, n), np.float32), np.arange(n + 1)
+        arguments = (own, images, images, True, 1, ct, True, edges, np.array([0, 1]), total, total)
+        _parallel(_entries()[1], n, n, *arguments)
+    return total.pixels[0]
 
 
 @lru_cache
@@ -113,31 +110,35 @@ def _images(own, plan, x):
     images = Image(pad(x, plan), np.zeros((len(x), 2, plan.entries[1]), np.float32))
     if own is not None:
         out = np.zeros((2, len(x), len(x)), np.float32)
-        cuts = _cuts(len(x), COLUMN_CHUNKS)
-        _parallel(_entries()[0], [(own, images, images, True, 1, *cut, out) for cut in cuts])
+        _parallel(_entries()[0], len(x), len(x), own, images, images, True, 1, out)
     return images
 
 
-def _zeros_like(images, n=None):
-    return Image(*(np.zeros((n or len(a), *a.shape[1:]), np.float32) for a in images))
+def _parts(images, parts, n=None):
+    """Zeros for `parts` partial gradients of a set of images, or of its first n."""
+    return Image(*(np.zeros((parts, n or len(a), *a.shape[1:]), np.float32) for a in images))
 
 
-def _cuts(n, most):
-    """At most `most` ranges (first, last) that cover n, as even as possible."""
-    edges = np.linspace(0, n, min(n, most) + 1).astype(int).tolist()
-    return list(pairwise(edges))
+def _edges(n, most):
+    """Edges of at most `most` ranges that cover n, as even as possible."""
+    return np.linspace(0, n, min(n, most) + 1).astype(np.int64)
 
 
-def _parallel(function, tasks):
-    """Calls function(*task, scratch) for every task on one thread per core; a task begins with its plan."""
+def _parallel(function, tasks, count, plan, *arguments):
+    """Calls function(first, last, plan, *arguments, scratch) for ranges of tasks, on one thread per core.
 
-    def run(some):
-        work = pairs.scratch(tasks[0][0])
-        for task in some:
-            function(*task, work)
+    On the caller's thread alone where all `count` pairs are quickly done.
+    """
+    most = min(2 * _cores(), 1 + count * operations(plan) // SMALL)
+    ranges = list(pairwise(_edges(tasks, most).tolist()))
 
-    groups = [tasks[first:last] for first, last in _cuts(len(tasks), 2 * _cores())]
-    list(_threads(_cores()).map(run, groups))
+    def run(first, last):
+        function(first, last, plan, *arguments, pairs.scratch(plan))
+
+    if len(ranges) == 1:
+        run(0, tasks)
+    else:
+        list(_threads(_cores()).map(run, *zip(*ranges, strict=True)))
 
 
 def _cores():
@@ -155,7 +156,7 @@ def _entries():
     fingerprint = _fingerprint()
 
     @entry
-    def fill(plan, images1, images2, own, kinds, first, last, out, work):
+    def fill(first, last, plan, images1, images2, own, kinds, out, work):
         """Kernels of the pairs first, ..., last - 1, into out (2, n1, n2); with `own` of each image with itself."""
         for n in range(first, last):
             i, j = (n, n) if own else (n // out.shape[2], n % out.shape[2])
@@ -164,22 +165,25 @@ def _entries():
         return fingerprint
 
     @entry
-    def pull(plan, images1, images2, own, kinds, cts, both, rows, columns, gradients1, gradients2, work):
-        """Adds gradients of sum(cts * kernels) over the pairs rows x columns; with `own` of each image with itself.
+    def pull(first, last, plan, images1, images2, own, kinds, cts, both, rows, columns, parts1, parts2, work):
+        """Adds gradients of sum(cts * kernels) over tiles of pairs to partial gradients; with `own` i is j.
 
-        Pairs whose cotangents are 0 are passed over, and without `both` gradients1 is not touched.
+        A tile's pairs go to the part of images1 of its columns and to the part of images2 of its rows. Pairs whose
+        cotangents are 0 are passed over, and without `both` images1 are.
         """
-        for i in range(rows[0], rows[1]):
-            first = i if both else 0
-            gradient1 = Image(gradients1.pixels[first], gradients1.stds[first])
-            image1 = Image(images1.pixels[i], images1.stds[i])
-            for j in range(i, i + 1) if own else range(columns[0], columns[1]):
-                if own or cts[0, i, j] != 0 or cts[1, i, j] != 0:
-                    image2 = Image(images2.pixels[j], images2.stds[j])
-                    gradient2 = Image(gradients2.pixels[j], gradients2.stds[j])
-                    pairs.forward(plan, image1, image2, own, kinds, work)
-                    ct = cts[0, i, j], cts[1, i, j]
-                    pairs.backward(plan, image1, image2, own, kinds, *ct, both, gradient1, gradient2, work)
+        for tile in range(first, last):
+            r, c = (tile, 0) if own else (tile // (len(columns) - 1), tile % (len(columns) - 1))
+            for i in range(rows[r], rows[r + 1]):
+                to = (c, i) if both else (0, 0)
+                image1, gradient1 = Image(images1.pixels[i], images1.stds[i]), Image(parts1.pixels[to], parts1.stds[to])
+                for j in range(i, i + 1) if own else range(columns[c], columns[c + 1]):
+                    if own or cts[0, i, j] != 0 or cts[1, i, j] != 0:
+                        part = 0 if own else r
+                        image2 = Image(images2.pixels[j], images2.stds[j])
+                        gradient2 = Image(parts2.pixels[part, j], parts2.stds[part, j])
+                        pairs.forward(plan, image1, image2, own, kinds, work)
+                        ct = cts[0, i, j], cts[1, i, j]
+                        pairs.backward(plan, image1, image2, own, kinds, *ct, both, gradient1, gradient2, work)
         return fingerprint
 
     return fill, pull

@@ -82,6 +82,14 @@ def make_plan(architecture, sides, *, radius):
     return Plan(stages, np.array(layers, LAYER), _masks(stages), np.float32(share), entries)
 
 
+def operations(plan):
+    """Entries of all planes times the passes over each: what one pair costs, in proportion."""
+    stages = plan.stages.astype([(name, np.int64) for name in STAGE.names])
+    planes = (2 * stages["radius_y"] + 1) * (2 * stages["radius_x"] + 1)
+    passes = stages["last"] - stages["first"] + 1
+    return int(sum(planes * stages["height"] * stages["stride"] * passes))
+
+
 def _runs(placed):
     """List of (bands, layers, size of the pool behind them or 0) up to Flatten or GlobalAvgPool."""
     runs, inside = [], []

@@ -1,0 +1,193 @@
+"""Times kipx's kernel beside neural-tangents', both sides alternating in one process; writes docs/performance.md.
+
+    python benchmarks/kernel.py docs/results/kernel.json docs/performance.md      (`make bench`)
+
+neural-tangents runs in JAX's own default, with x64 off, as it comes; kipx as its entry point runs it. One case also
+times neural-tangents with x64 on, where it computes partly in float64 and, on a CPU, faster.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kipx.architecture import convnet, convvec, fc, myrtle
+from kipx.kernel import build, neural_tangents
+
+# name, architecture, image, images a side of neural-tangents' block and of ours, x64 of neural-tangents
+CASES = [
+    ("convnet", convnet(), (32, 32, 3), 8, 8, False),
+    ("convnet", convnet(), (32, 32, 3), 2, 32, False),
+    ("convnet", convnet(), (28, 28, 1), 8, 8, False),
+    ("convnet", convnet(), (28, 28, 1), 2, 32, False),
+    ("convnet", convnet(), (28, 28, 1), 8, 8, True),
+    ("convnet", convnet(), (16, 16, 3), 8, 8, False),
+    ("convnet, depth 2", convnet(depth=2), (8, 8, 1), 8, 8, False),
+    ("convnet, depth 2", convnet(depth=2), (8, 8, 1), 16, 64, False),
+    ("myrtle5", myrtle(depth=5), (32, 32, 3), 2, 8, False),
+    ("myrtle5", myrtle(depth=5), (16, 16, 3), 8, 8, False),
+    ("convvec8", convvec(depth=8), (32, 32, 3), 32, 32, False),
+    ("fc3", fc(depth=3), (32, 32, 3), 256, 256, False),
+]
+REPEATS = 3
+
+
+def main(json_path, page_path):
+    jax.config.update("jax_enable_x64", True)
+    rows = [case(*c) for c in CASES]
+    results = {
+        "machine": {"processor": processor(), "cores": cores(), "python": platform.python_version()},
+        "versions": {"jax": jax.__version__, "neural_tangents": "0.6.5"},
+        "matrix_product_gflops": matrix_product(),
+        "cases": rows,
+        "nngp": nngp(),
+        "compile_s": compile_time(),
+        "memory_mb": {n: memory(n) for n in (100, 2000)},
+    }
+    with open(json_path, "w") as file:
+        json.dump(results, file, indent=1)
+    write_page(results, page_path)
+
+
+def case(name, architecture, shape, nt_block, block, x64):
+    sides = {
+        "kipx": (build(architecture), block, True, 5),
+        "neural_tangents": (neural_tangents.build(architecture), nt_block, x64, 1),
+    }
+    calls = {side: prepared(kernel_fn, shape, n, flag) for side, (kernel_fn, n, flag, _) in sides.items()}
+    times = {(side, op): [] for side in sides for op in ("forward", "vjp")}
+    for _ in range(REPEATS):
+        for side, op in times:
+            for _ in range(sides[side][3]):
+                times[side, op].append(calls[side][op]() / sides[side][1] ** 2 * 1e3)
+    row = {"name": name, "image": list(shape), "x64": x64, "block": block, "neural_tangents_block": nt_block}
+    for (side, op), values in times.items():
+        row[f"{side}_{op}_ms"] = spread(values)
+    for op in ("forward", "vjp"):
+        row[f"{op}_ratio"] = row[f"neural_tangents_{op}_ms"][1] / row[f"kipx_{op}_ms"][1]
+    row["mflop_a_pair"] = operations(architecture, shape) / 1e6
+    print(json.dumps(row), flush=True)
+    return row
+
+
+def prepared(kernel_fn, shape, n, x64):
+    """{op: function that runs it once and returns seconds}, compiled."""
+    rng = np.random.default_rng(0)
+    x1, x2, ct = (rng.normal(size=s).astype(np.float32) for s in ((n, *shape), (n, *shape), (n, n)))
+    forward = jax.jit(kernel_fn)
+    vjp = jax.jit(lambda a, b, c: (lambda k, pull: pull(c.astype(k.dtype)))(*jax.vjp(lambda z: kernel_fn(a, z), b)))
+
+    def timed(function, *arguments):
+        with jax.enable_x64(x64):
+            start = time.perf_counter()
+            jax.block_until_ready(function(*arguments))
+            return time.perf_counter() - start
+
+    calls = {"forward": lambda: timed(forward, x1, x2), "vjp": lambda: timed(vjp, x1, x2, ct)}
+    for call in calls.values():
+        call()
+    return calls
+
+
+def operations(architecture, shape):
+    """Floating-point operations of one pair, forward: of every layer, on the pairs of positions that kipx keeps."""
+    from kipx.architecture import AvgPool, Conv, Relu
+    from kipx.kernel.layers import place
+
+    total = 0
+    for layer, bands in place(architecture, shape[:2], radius=0):
+        entries = np.prod([len(band.first) for band in bands])
+        taps = 2 * (layer.size - 1) + 2 if isinstance(layer, Conv) else 0
+        total += entries * {Relu: 27, Conv: 2 * taps + 1, AvgPool: 3}.get(type(layer), 0)
+    return int(total)
+
+
+def nngp():
+    """Median ms a pair of either kind, 8 x 8 pairs of 28x28x1."""
+    calls = {kind: prepared(build(convnet(), kind), (28, 28, 1), 8, True) for kind in ("ntk", "nngp")}
+    times = {(kind, op): [] for kind in calls for op in ("forward", "vjp")}
+    for _ in range(15):
+        for kind, op in times:
+            times[kind, op].append(calls[kind][op]() / 64 * 1e3)
+    return {f"{kind}_{op}_ms": spread(values) for (kind, op), values in times.items()}
+
+
+def matrix_product():
+    """float32 Gflop/s of a large matrix product: what this machine's vector units give at best."""
+    a = jnp.ones((2048, 2048), jnp.float32)
+    product = jax.jit(lambda a: a @ a)
+    product(a).block_until_ready()
+    times = []
+    for _ in range(9):
+        start = time.perf_counter()
+        product(a).block_until_ready()
+        times.append(2 * 2048**3 / (time.perf_counter() - start) / 1e9)
+    return spread(times)
+
+
+def compile_time():
+    """Seconds from the first call to the first result, forward and VJP, with nothing compiled on disk and with it."""
+    code = (
+        "import time, jax, numpy as np; from kipx.architecture import convnet; from kipx.kernel import build\n"
+        "x = np.random.default_rng(0).normal(size=(2, 28, 28, 1)).astype('f'); f = build(convnet())\n"
+        "t = time.perf_counter(); k, pull = jax.vjp(lambda z: f(x, z), x); jax.block_until_ready(pull(k))\n"
+        "print(time.perf_counter() - t)"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "NUMBA_CACHE_DIR": folder}
+        command = [sys.executable, "-c", code]
+        return {
+            when: float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+            for when in ("first", "later")
+        }
+
+
+def memory(n):
+    """Peak MB beyond the start of `gram` and `vjp` of 10 x n images, and of those images and matrices themselves."""
+    code = (
+        "import resource, sys, jax, numpy as np; from kipx.architecture import convnet; from kipx.kernel import build\n"
+        "from kipx.engine import blockwise\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        f"n = {n}; rng = np.random.default_rng(0); engine = blockwise.build(build(convnet()))\n"
+        "a, b = (rng.normal(size=(m, 28, 28, 1)).astype('f') for m in (n, 10))\n"
+        "engine.vjp(b[:2], b, np.ones((2, 10), 'f')); engine.gram(b[:2], b); start = peak()\n"
+        "jax.block_until_ready(engine.gram(a, b)); gram = peak() - start\n"
+        "jax.block_until_ready(engine.vjp(a, b, np.ones((n, 10), 'f'))); print(gram, peak() - start)\n"
+        "print((a.nbytes + b.nbytes + 4 * n * 10) / 2**20)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    return dict(zip(("gram", "vjp", "inputs_and_outputs"), map(float, out), strict=True))
+
+
+def spread(values):
+    """[smallest, median, largest]."""
+    return [float(f(values)) for f in (np.min, np.median, np.max)]
+
+
+def cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def processor():
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    return platform.processor()
+
+
+def write_page(results, path):
+    from performance_page import page
+
+    with open(path, "w") as file:
+        file.write(page(results))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
