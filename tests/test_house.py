@@ -19,8 +19,8 @@ LEVELS = [
     ("kipx.report",),
     ("kipx.commands", "kipx.config", "kipx.cli"),
 ]
-NUMERIC = {"jax", "numpy", "optax", "flax", "jaxtyping", "neural_tangents"}
-ALONE = {"neural_tangents": "kipx.kernel.neural_tangents", "ray": None, "dm_pix": None}
+NUMERIC = {"jax", "numpy", "optax", "flax", "jaxtyping", "neural_tangents", "numba"}
+ALONE = {"neural_tangents": "kipx.kernel.neural_tangents", "numba": "kipx.kernel.planes", "ray": None, "dm_pix": None}
 
 
 def module(path):

@@ -11,25 +11,30 @@ import numpy as np
 from kipx import checks
 from kipx.engine import Engine, check_inputs
 
+CPU_BYTES = 2**28  # for a block; a larger one is no faster
+MOST = 32  # images a side of a block; the symmetric matrix saves nothing inside one
 
-def build(kernel_fn, block_size=(16, 16)):
+
+def build(kernel_fn, block_size=None):
     """Builds an Engine that holds one block's covariances at a time.
 
     Args:
       kernel_fn: (x1, x2=None) -> (n1, n2), from `kipx.kernel.build`.
       block_size: (rows, columns), the most images of x1 and x2 in one block; a set is cut into as few blocks as that
-        allows, of equal size. Symmetric matrices are cut by the smaller of the two.
+        allows, of equal size. Symmetric matrices are cut by the smaller of the two. None takes what fits, by
+        `kernel_fn.pair_bytes`, into a quarter of the accelerator's memory that JAX may use.
     Returns:
       Engine.
     Raises:
       UserError: block_size is not two integers >= 1.
     Source: paper section 2.1, on one device.
     """
-    rows, columns = check_block_size(block_size)
+    block_size = None if block_size is None else check_block_size(block_size)
 
     @jax.jit
     def gram(x1, x2=None):
         check_inputs(x1, x2)
+        rows, columns = block_size or fitting_block_size(kernel_fn, x1.shape[1:])
         if x2 is None:
             return _symmetric_gram(kernel_fn, x1, min(rows, columns))
         return _gram(kernel_fn, x1, x2, rows, columns)
@@ -37,6 +42,7 @@ def build(kernel_fn, block_size=(16, 16)):
     @jax.jit
     def vjp(x1, x2, cotangent):
         check_inputs(x1, x2, cotangent)
+        rows, columns = block_size or fitting_block_size(kernel_fn, x1.shape[1:])
         if x2 is None:
             return _symmetric_vjp(kernel_fn, x1, cotangent, min(rows, columns))
         return _vjp(kernel_fn, x1, x2, cotangent, rows, columns)
@@ -47,8 +53,24 @@ def build(kernel_fn, block_size=(16, 16)):
 def check_block_size(block_size):
     """Returns (rows, columns), or raises UserError."""
     if not isinstance(block_size, list | tuple) or len(block_size) != 2:
-        raise checks.UserError(f"engine.block_size: expected [rows, columns], got {block_size!r}")
+        raise checks.UserError(f"engine.block_size: expected [rows, columns] or null, got {block_size!r}")
     return tuple(checks.integer("engine.block_size", size, at_least=1) for size in block_size)
+
+
+def fitting_block_size(kernel_fn, shape):
+    """(rows, columns) of the largest square block of images (h, w, c) that fits the memory there is."""
+    if not hasattr(kernel_fn, "pair_bytes"):
+        return 16, 16
+    size = MOST
+    while size > 1 and size**2 * kernel_fn.pair_bytes(shape) > _block_bytes():
+        size //= 2
+    return size, size
+
+
+def _block_bytes():
+    """Memory for one block: of an accelerator the same share at any time, so that a resumed run has the same blocks."""
+    stats = jax.local_devices()[0].memory_stats()
+    return stats["bytes_limit"] // 4 if stats else CPU_BYTES
 
 
 def _gram(kernel_fn, x1, x2, rows, columns):

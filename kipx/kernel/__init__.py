@@ -18,6 +18,7 @@ Four things make it fast:
 """
 
 import importlib.util
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ def build(architecture, kind: str = "ntk", dtype: str = "float32"):
       dtype: 'float32' or 'float64'; images are cast to it. float64 needs JAX's x64 flag.
     Returns:
       kernel_fn: (n1, h, w, c), (n2, h, w, c) -> (n1, n2); without x2 the second images are the first. One block:
-      jit-safe, reverse-mode differentiable, memory grows with n1 * n2.
+      jit-safe, reverse-mode differentiable. Memory grows by kernel_fn.pair_bytes((h, w, c)) a pair, about.
     Raises:
       UserError: an unknown kind or dtype, or layers that cannot follow each other; from kernel_fn: images of
         unequal shapes or too small to pool.
@@ -53,9 +54,10 @@ def build(architecture, kind: str = "ntk", dtype: str = "float32"):
         x1 = jnp.asarray(x1, dtype)
         x2 = x1 if x2 is None else jnp.asarray(x2, dtype)
         check_images(architecture, x1.shape, x2.shape)
-        gram = _compiled_gram if dtype == "float32" and _compiles(architecture) else _gram
+        gram = _compiled_gram if _compiles(architecture, dtype) else _gram
         return gram(architecture, kind, x1, x2)
 
+    kernel_fn.pair_bytes = partial(_pair_bytes, architecture, dtype)
     return kernel_fn
 
 
@@ -68,13 +70,23 @@ def check_dtype(dtype):
         )
 
 
-def _compiles(architecture):
-    """Whether compiled loops can serve: on a CPU, with numba, where no ReLU follows the mean over positions."""
+def _pair_bytes(architecture, dtype, shape):
+    """About the most memory that one pair of images (h, w, c) takes, gradient included; 0 in compiled loops."""
+    if _compiles(architecture, dtype):
+        return 0
+    placed = place(architecture, (1, 1) if _flat(architecture) else shape[:2], radius=0)
+    entries = [len(bands[0].first) * len(bands[1].first) for _, bands in placed]
+    kept = sum(n for n, (layer, _) in zip(entries, placed, strict=True) if isinstance(layer, Relu))
+    return (4 * kept + 8 * max(entries)) * jnp.dtype(dtype).itemsize
+
+
+def _compiles(architecture, dtype):
+    """Whether compiled loops serve: float32 on a CPU, with numba, and no ReLU behind the mean over positions."""
     end = next(i for i, layer in enumerate(architecture) if isinstance(layer, Flatten | GlobalAvgPool))
     device = jax.config.jax_default_device
     platform = getattr(device, "platform", device) or jax.default_backend()
     convolutional = end > 0 and not any(isinstance(layer, Relu) for layer in architecture[end:])
-    return convolutional and platform == "cpu" and importlib.util.find_spec("numba") is not None
+    return dtype == "float32" and convolutional and platform == "cpu" and importlib.util.find_spec("numba") is not None
 
 
 def _compiled_gram(architecture, kind, x1, x2):
@@ -155,7 +167,9 @@ def _own_position_covariance(x, bands):
     pixels = jnp.moveaxis(x, 0, -1)
     a, b = _spread(pixels, bands, 0), _spread(pixels, bands, 1)
     channels = a.shape[2]
-    return sum(a[:, :, c] * b[:, :, c] for c in range(channels)) / channels if channels <= 4 else jnp.mean(a * b, axis=2)
+    return (
+        sum(a[:, :, c] * b[:, :, c] for c in range(channels)) / channels if channels <= 4 else jnp.mean(a * b, axis=2)
+    )
 
 
 def _spread(pixels, bands, which):

@@ -38,6 +38,7 @@ def build(architecture, kind: str = "ntk", dtype: str = "float32"):
         check_images(architecture, x1.shape, x1.shape if x2 is None else x2.shape)
         return nt_kernel_fn(x1, x2, kind).astype(dtype)  # constants of its own may have promoted it
 
+    kernel_fn.pair_bytes = lambda shape: 24 * (shape[0] * shape[1]) ** 2 * jnp.dtype(dtype).itemsize
     return kernel_fn
 
 

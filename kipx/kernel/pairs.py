@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kipx.kernel import planes
+from kipx.kernel import planes, pools
 from kipx.kernel.plan import SLACK
-from kipx.kernel.planes import LANES, NEXT, NONE, TWICE, ZERO, Plane, compiled
+from kipx.kernel.planes import LANES, NEXT, NONE, ZERO, Plane, compiled
 
 
 class Scratch(NamedTuple):
@@ -65,19 +65,19 @@ def forward(plan, image1, image2, own, kinds, work):
     nngp = ntk = ZERO
     for s in range(len(plan.stages)):
         stage = plan.stages[s]
-        for m in range(_offsets(stage.radius_y)):
+        for m in range(pools.offsets(stage.radius_y)):
             dy = _offset(stage.radius_y, m)
-            _clear_columns(plan, s, kinds, work)
-            for n in range(_offsets(stage.radius_x)):
+            pools.clear_columns(plan, s, kinds, work)
+            for n in range(pools.offsets(stage.radius_x)):
                 at = _plane(stage, s, dy, _offset(stage.radius_x, n))
                 k = _through(plan, stage, at, image1, image2, own, kinds, False, work)
                 if stage.pool == NONE:
                     nngp += planes.total(work.planes, k, 0, at)
                     ntk += planes.total(work.planes, k, 1, at) if kinds == 2 else ZERO
                 else:
-                    _pool_columns(stage, plan.stages[s + 1], at, k, kinds, work)
+                    pools.pool_columns(stage, plan.stages[s + 1], at, k, kinds, work)
             if stage.pool != NONE:
-                _pool_rows(stage, plan.stages[s + 1], dy, kinds, work.columns, work.stores, False)
+                pools.pool_rows(stage, plan.stages[s + 1], dy, kinds, work.columns, work.stores, False)
     return nngp * plan.share, ntk * plan.share
 
 
@@ -94,25 +94,20 @@ def backward(plan, image1, image2, own, kinds, ct_nngp, ct_ntk, both, gradient1,
     """
     for s in range(len(plan.stages) - 1, -1, -1):
         stage = plan.stages[s]
-        for m in range(_offsets(stage.radius_y), 0, -1):
+        for m in range(pools.offsets(stage.radius_y), 0, -1):
             dy = _offset(stage.radius_y, m - 1)
-            _clear_columns(plan, s, kinds, work)
+            pools.clear_columns(plan, s, kinds, work)
             if stage.pool != NONE:
-                _pool_rows(stage, plan.stages[s + 1], dy, kinds, work.columns, work.ct_stores, True)
-            for n in range(_offsets(stage.radius_x), 0, -1):
+                pools.pool_rows(stage, plan.stages[s + 1], dy, kinds, work.columns, work.ct_stores, True)
+            for n in range(pools.offsets(stage.radius_x), 0, -1):
                 at = _plane(stage, s, dy, _offset(stage.radius_x, n - 1))
                 _through(plan, stage, at, image1, image2, own, kinds, True, work)
                 if stage.pool == NONE:
                     _spread(plan, at, kinds, plan.share * ct_nngp, plan.share * ct_ntk, work)
                 else:
-                    _unpool_columns(stage, plan.stages[s + 1], at, kinds, work)
+                    pools.unpool_columns(stage, plan.stages[s + 1], at, kinds, work)
                 q = _back(plan, stage, at, image1, image2, own, kinds, both, gradient1, gradient2, work)
                 _keep(stage, at, q, image1, image2, kinds, both, gradient1, gradient2, work)
-
-
-@compiled
-def _offsets(radius):
-    return TWICE * radius + NEXT
 
 
 @compiled
@@ -138,14 +133,6 @@ def _plane(stage, s, dy, dx):
         np.uint64((1 + top) * stride),
         np.uint64((1 + top + dy) * stride + dx),
     )
-
-
-@compiled
-def _slot(stage, dy, dx):
-    """Where a plane of the stage's input is stored."""
-    radius_y, radius_x = np.int64(stage.radius_y), np.int64(stage.radius_x)
-    n = (dy + radius_y) * (2 * radius_x + 1) + dx + radius_x
-    return stage.store + np.uint64(n) * stage.height * stage.stride
 
 
 @compiled
@@ -188,7 +175,7 @@ def _load(stage, at, image1, image2, masks, kinds, work):
         planes.multiply(image1.pixels, image2.pixels, at, masks, work.planes)
     else:
         for kind in range(kinds):
-            planes.copy(work.stores[kind], _slot(stage, at.dy, at.dx), work.planes[0, kind], at.pad, at.size)
+            planes.copy(work.stores[kind], pools.slot(stage, at.dy, at.dx), work.planes[0, kind], at.pad, at.size)
     _seal(work.planes, NONE, stage, at, kinds)
     return at.stage == NONE
 
@@ -240,73 +227,8 @@ def _keep(stage, at, q, image1, image2, kinds, both, gradient1, gradient2, work)
     """Stores the cotangents of a stage's input plane, or adds them to the pixels' gradients."""
     if at.stage != NONE:
         for kind in range(kinds):
-            planes.copy(work.cts[q, kind], at.pad, work.ct_stores[kind], _slot(stage, at.dy, at.dx), at.size)
+            planes.copy(work.cts[q, kind], at.pad, work.ct_stores[kind], pools.slot(stage, at.dy, at.dx), at.size)
         return
     planes.multiply_vjp(work.cts, q, at, image1.pixels, at.first, gradient2.pixels, at.second)
     if both:
         planes.multiply_vjp(work.cts, q, at, image2.pixels, at.second, gradient1.pixels, at.first)
-
-
-@compiled
-def _clear_columns(plan, s, kinds, work):
-    stage = plan.stages[s]
-    if stage.pool != NONE:
-        size = stage.height * stage.stride // stage.pool
-        for kind in range(kinds):
-            for n in range(_offsets(plan.stages[s + 1].radius_x) + NEXT):
-                planes.clear(work.columns[kind, n], NONE, size)
-
-
-@compiled
-def _above(stage, above, dx, b):
-    """Which of work.columns takes the b-th column of every pool; the last, which stays 0, where none is needed."""
-    up, radius = (dx + b) // np.int64(stage.pool), np.int64(above.radius_x)
-    return np.uint64(up + radius) if abs(up) <= radius else _offsets(above.radius_x)
-
-
-@compiled
-def _pool_columns(stage, above, at, k, kinds, work):
-    """Adds a plane to work.columns, which hold all planes of one dy with their columns pooled."""
-    for b in range(stage.pool):
-        to = _above(stage, above, at.dx, np.int64(b))
-        if to < _offsets(above.radius_x):
-            for kind in range(kinds):
-                plane, target = work.planes[k, kind], work.columns[kind, to]
-                planes.pool_columns(plane, at.pad + b, stage.pool, target, at.size // stage.pool)
-
-
-@compiled
-def _unpool_columns(stage, above, at, kinds, work):
-    """Fills work.cts[0] from work.columns: the transpose of `_pool_columns`."""
-    size = at.size // stage.pool
-    for kind in range(kinds):
-        plane, columns = work.cts[0, kind], work.columns[kind]
-        if stage.pool == TWICE:
-            even, odd = _above(stage, above, at.dx, 0), _above(stage, above, at.dx, 1)
-            planes.unpool_pairs(columns[even], columns[odd], plane, at.pad, size)
-        else:
-            for b in range(stage.pool):
-                source = columns[_above(stage, above, at.dx, np.int64(b))]
-                planes.unpool_columns(source, plane, at.pad + b, stage.pool, size)
-
-
-@compiled
-def _pool_rows(stage, above, dy, kinds, columns, stores, transpose):
-    """Adds work.columns of one dy, averaged over pools, to the next stage's input, or the other way round."""
-    step, radius_x, width = np.int64(stage.pool), np.int64(above.radius_x), stage.stride // stage.pool
-    scale = np.float32(1 / step**4)
-    for a in range(step):
-        up = (dy + a) // step
-        if abs(up) > np.int64(above.radius_y):
-            continue
-        top = max(0, -up)
-        row, rows = np.uint64(top * step + a - max(0, -dy)) * width, above.height - np.uint64(abs(up))
-        for dx in range(-radius_x, radius_x + 1):
-            left, size = np.uint64(max(0, -dx)), above.width - np.uint64(abs(dx))
-            start, to = row + left, _slot(above, up, dx) + left
-            for kind in range(kinds):
-                pooled, store = columns[kind, dx + radius_x], stores[kind]
-                if transpose:
-                    planes.add_rows(store, to, above.stride, pooled, start, stage.stride, rows, size, scale)
-                else:
-                    planes.add_rows(pooled, start, stage.stride, store, to, above.stride, rows, size, scale)

@@ -7,12 +7,8 @@ import numpy as np
 from kipx.architecture import AvgPool, Conv, Flatten, GlobalAvgPool, Relu
 from kipx.kernel.layers import place
 
-STAGE = np.dtype(
-    [
-        (name, np.uint64)
-        for name in "height width stride pad reach radius_y radius_x first last pool store".split()
-    ]
-)
+_FIELDS = ("height", "width", "stride", "pad", "reach", "radius_y", "radius_x", "first", "last", "pool", "store")
+STAGE = np.dtype([(name, np.uint64) for name in _FIELDS])
 LAYER = np.dtype(
     [("relu", np.uint64), ("half", np.uint64), ("map", np.uint64), ("scale", np.float32), ("bias", np.float32)]
 )

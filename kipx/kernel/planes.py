@@ -33,7 +33,9 @@ compiled = partial(
 
 ZERO, HALF, ONE, TWO, OVER_2PI_SQUARED = (np.float32(v) for v in (0, 0.5, 1, 2, 0.25 / math.pi**2))
 NONE, NEXT, TWICE, LANES = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(16)
-LIMIT = np.uint64(2**32)  # indices below it cannot wrap around when doubled, which the compiler asks before it vectorizes
+LIMIT = np.uint64(
+    2**32
+)  # indices below it cannot wrap around when doubled, which the compiler asks before it vectorizes
 NEARLY_ONE = np.float32(1 - 8 * np.finfo(np.float32).eps)
 C0, C1, C2, C3, C4, C5, C6, C7, C8 = (np.float32(c / (2 * math.pi)) for c in arccos_polynomial(8))
 
@@ -63,7 +65,7 @@ class Plane(NamedTuple):
     second: np.uint64
 
 
-@compiled(inline="always")
+@compiled
 def _angle(covariance, inverse):
     """Sine of the angle t over 2 pi, and (pi - t) / 2 pi."""
     correlation = covariance * inverse
