@@ -81,7 +81,7 @@ def case(name, architecture, shape, nt_block, block, x64):
 def prepared(kernel_fn, shape, n, x64):
     """{op: function that runs it once and returns seconds}, compiled."""
     rng = np.random.default_rng(0)
-    x1, x2, ct = (rng.normal(size=s).astype(np.float32) for s in ((n, *shape), (n, *shape), (n, n)))
+    x1, x2, ct = (jnp.asarray(rng.normal(size=s), "float32") for s in ((n, *shape), (n, *shape), (n, n)))
     forward = jax.jit(kernel_fn)
     vjp = jax.jit(lambda a, b, c: (lambda k, pull: pull(c.astype(k.dtype)))(*jax.vjp(lambda z: kernel_fn(a, z), b)))
 

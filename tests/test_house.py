@@ -87,3 +87,9 @@ def test_every_yaml_names_only_our_targets():
     for path in (*(ROOT / "conf").rglob("*.yaml"), *(ROOT / "sweeps").rglob("*.yaml")):
         for target in re.findall(r"_target_: (\S+)", path.read_text()):
             assert target.startswith("kipx."), path
+
+
+@pytest.mark.parametrize("library", ALONE)
+def test_a_heavy_library_is_imported_in_one_file_alone(library):
+    users = {module(p) for p in FILES for name in imports(p) if name.partition(".")[0] == library}
+    assert users <= {ALONE[library]}

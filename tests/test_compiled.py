@@ -1,0 +1,128 @@
+"""The compiled loops against plain JAX in double precision, on shapes where every index matters."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import kipx.kernel
+from kipx.architecture import AvgPool, Conv, Dense, Flatten, GlobalAvgPool, Relu, convnet, convvec, myrtle
+from kipx.kernel import build, compiled, planes
+
+CASES = {
+    "convnet": (convnet(depth=2), (9, 7, 3)),
+    "even sides": (convnet(depth=1), (6, 8, 1)),
+    "convvec": (convvec(depth=2), (5, 4, 2)),
+    "myrtle": (myrtle(depth=5), (8, 5, 1)),
+    "other windows and pools": (
+        (Conv(5), Relu(), Conv(1), AvgPool(3), Dense(1.2, 0.3), Relu(), Flatten(), Dense()),
+        (8, 10, 6),
+    ),
+    "no layer between": ((AvgPool(2), AvgPool(2), Relu(), Relu(), GlobalAvgPool()), (9, 8, 2)),
+    "no bias": ((Conv(3, 1.4, 0.0), Relu(), Conv(3, 1.4, 0.0), Relu(), AvgPool(2), Flatten()), (4, 6, 1)),
+    "no relu": ((Conv(3), AvgPool(2), Flatten(), Dense()), (4, 4, 1)),
+    "one pixel": (convvec(depth=2), (1, 1, 3)),
+}
+
+
+def images(shape, n, seed):
+    """Random images, the first of them blank but for a corner."""
+    x = np.random.default_rng(seed).normal(size=(n, *shape)).astype(np.float32)
+    x[0, 1:] = 0
+    return x
+
+
+def value_and_gradients(kernel_fn, x1, x2, cotangent):
+    k, pull = jax.vjp(kernel_fn, x1, x2)
+    return k, pull(jnp.asarray(cotangent, k.dtype))
+
+
+@pytest.mark.parametrize("kind", ["ntk", "nngp"])
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients_are_those_of_plain_jax_in_float64(name, kind):
+    architecture, shape = CASES[name]
+    x1, x2 = images(shape, 3, 0), images(shape, 2, 1)
+    x2[1] = x1[2]
+    cotangent = np.random.default_rng(2).normal(size=(3, 2)).astype(np.float32)
+    assert kipx.kernel._compiles(architecture, "float32")
+    k, gradients = value_and_gradients(build(architecture, kind), x1, x2, cotangent)
+    exact = jax.jit(build(architecture, kind, "float64"))
+    k64, gradients64 = value_and_gradients(exact, *(jnp.asarray(x, "float64") for x in (x1, x2)), cotangent)
+    np.testing.assert_allclose(k, k64, rtol=2e-6, atol=1e-7 * float(jnp.abs(k64).max()))  # without ReLU some cancel
+    for g, g64 in zip(gradients, gradients64, strict=True):
+        np.testing.assert_allclose(g, g64, rtol=1e-4, atol=1e-5 * float(jnp.abs(g64).max()))
+
+
+def test_gradient_of_one_side_is_that_of_both_sides():
+    architecture, shape = CASES["convnet"]
+    x1, x2 = images(shape, 5, 0), images(shape, 3, 1)
+    kernel_fn = build(architecture)
+    ct = jnp.ones((5, 3), "float32")
+    both = jax.vjp(kernel_fn, x1, x2)[1](ct)
+    np.testing.assert_array_equal(jax.vjp(lambda x: kernel_fn(x1, x), x2)[1](ct)[0], both[1])
+    np.testing.assert_allclose(jax.vjp(lambda x: kernel_fn(x, x2), x1)[1](ct)[0], both[0], rtol=1e-6, atol=1e-7)
+
+
+def test_bits_do_not_depend_on_the_number_of_threads(monkeypatch):
+    monkeypatch.setattr(compiled, "SMALL", 1)  # else one thread does it all
+    architecture, shape = CASES["convnet"]
+    x1, x2 = images(shape, 21, 0), images(shape, 18, 1)
+    results = []
+    for cores in (1, 2, 5):
+        monkeypatch.setattr(compiled, "_cores", lambda cores=cores: cores)
+        results.append(value_and_gradients(build(architecture), x1, x2, np.ones((21, 18))))
+    for k, (g1, g2) in results[1:]:
+        np.testing.assert_array_equal(k, results[0][0])
+        np.testing.assert_array_equal(g1, results[0][1][0])
+        np.testing.assert_array_equal(g2, results[0][1][1])
+
+
+def test_under_jit_map_and_vmap():
+    architecture, shape = CASES["convnet"]
+    x = images(shape, 4, 0)
+    kernel_fn = build(architecture)
+    rows = [kernel_fn(x[i : i + 1], x)[0] for i in range(4)]
+    np.testing.assert_array_equal(jax.jit(lambda x: jax.lax.map(lambda a: kernel_fn(a[None], x)[0], x))(x), rows)
+    np.testing.assert_array_equal(jax.vmap(lambda a: kernel_fn(a[None], x)[0])(x), rows)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1, 1e3])
+def test_scale_of_the_images_costs_no_precision_without_bias(scale):
+    architecture, shape = CASES["no bias"]
+    x1, x2 = (scale * images(shape, 3, seed) for seed in (0, 1))
+    k, gradients = value_and_gradients(build(architecture), x1, x2, np.ones((3, 3)))
+    wide = [jnp.asarray(x, "float64") for x in (x1, x2)]
+    k64, gradients64 = value_and_gradients(build(architecture, dtype="float64"), *wide, np.ones((3, 3)))
+    assert float(jnp.abs(k - k64).max() / jnp.abs(k64).max()) < 1e-5
+    for g, g64 in zip(gradients, gradients64, strict=True):
+        assert float(jnp.linalg.norm(g - g64) / jnp.linalg.norm(g64)) < 1e-4
+
+
+def test_without_numba_plain_jax_takes_over(monkeypatch):
+    architecture, shape = CASES["even sides"]
+    x = images(shape, 3, 0)
+    fast = build(architecture)(x)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert not kipx.kernel._compiles(architecture, "float32")
+    np.testing.assert_allclose(build(architecture)(x), fast, rtol=1e-6)
+
+
+def test_a_relu_behind_the_mean_is_left_to_plain_jax():
+    architecture = (Conv(3), Relu(), Flatten(), Dense(), Relu(), Dense())
+    assert not kipx.kernel._compiles(architecture, "float32")
+    x = images((4, 4, 1), 3, 0)
+    exact = build(architecture, dtype="float64")(jnp.asarray(x, "float64"))
+    np.testing.assert_allclose(build(architecture)(x), exact, rtol=2e-6)
+
+
+def test_edited_loops_are_compiled_anew(monkeypatch):
+    before = compiled._fingerprint()
+    monkeypatch.setattr(planes, "HALF", np.float32(0.25))
+    assert compiled._fingerprint() != before
+
+
+def test_memory_of_a_pair_is_known_where_it_counts():
+    assert build(convnet()).pair_bytes((32, 32, 3)) == 0
+    assert build(convnet(), dtype="float64").pair_bytes((32, 32, 3)) > 4 * 424**2 * 8
