@@ -1,5 +1,5 @@
 # make demo and make test do all the set-up, on a machine with git, make and Python >= 3.11.
-.PHONY: demo test test-slow lint lock agreement docs clean
+.PHONY: demo test test-slow lint lock agreement accuracy bench docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,6 +21,12 @@ lint: $(VENV)/installed
 
 agreement: $(VENV)/installed
 	$(BIN)/python benchmarks/agreement.py docs/agreement.md
+
+accuracy: $(VENV)/installed
+	$(BIN)/python benchmarks/accuracy.py docs/accuracy.md
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/kernel.py docs/results/kernel.json docs/performance.md
 
 docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'

@@ -38,7 +38,7 @@ filled up, so nothing is compiled twice.
 
 ## Memory
 
-Peak memory above the start, 28x28x1, `blockwise` with its own block size:
+The most memory above the start while a second call runs, 28x28x1, `blockwise` with its own block size:
 
 | | `gram` | `vjp` | images and matrices themselves |
 |---|--:|--:|--:|
