@@ -24,8 +24,8 @@ the flag on, neural-tangents computes partly in float64, for which XLA takes oth
 {ratios}
 
 A pair of 32x32x3 images takes {mflop:.0f} million operations forward, counted over the layers: {gflops:.0f} Gflop/s. A
-large float32 matrix product reaches {product:.0f} Gflop/s on the same cores, so the forward pass runs at {share:.0%} of
-that roof; it is square roots and loads, not multiply-adds, that fill the rest.
+large float32 matrix product reaches {product:.0f} Gflop/s on the same cores: the forward pass runs at {share:.0%} of
+that roof. A square root counts as one operation here and takes the time of several.
 
 The covariance alone (`kernel.kind=nngp`) takes {nngp_forward:.2f} times the forward pass of the tangent kernel and
 {nngp_vjp:.2f} times its gradient.

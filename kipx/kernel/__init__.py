@@ -39,7 +39,7 @@ def build(architecture, kind: str = "ntk", dtype: str = "float32"):
       dtype: 'float32' or 'float64'; images are cast to it. float64 needs JAX's x64 flag.
     Returns:
       kernel_fn: (n1, h, w, c), (n2, h, w, c) -> (n1, n2); without x2 the second images are the first. One block:
-      jit-safe, reverse-mode differentiable. Memory grows by kernel_fn.pair_bytes((h, w, c)) a pair, about.
+      jit-safe, reverse-mode differentiable once. Memory grows by kernel_fn.pair_bytes((h, w, c)) a pair, about.
     Raises:
       UserError: an unknown kind or dtype, or layers that cannot follow each other; from kernel_fn: images of
         unequal shapes or too small to pool.
