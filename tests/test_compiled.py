@@ -100,6 +100,27 @@ def test_scale_of_the_images_costs_no_precision_without_bias(scale):
         assert float(jnp.linalg.norm(g - g64) / jnp.linalg.norm(g64)) < 1e-4
 
 
+def nearly_parallel(shape):
+    """Pairs of sets whose patches differ by little: in length alone, beside the bias, and next to each other."""
+    x1, x2 = np.random.default_rng(0).normal(size=(2, 3, *shape))
+    flat = np.broadcast_to(x1[:, :1, :1], x1.shape), np.broadcast_to(x2[:, :1, :1], x2.shape)
+    pairs = {"constant": flat, "small": (1e-3 * x1, 1e-3 * x2), "close": (x1, x1 + 1e-2 * x2)}
+    return {name: [x.astype(np.float32) for x in pair] for name, pair in pairs.items()}
+
+
+@pytest.mark.parametrize("case", ["constant", "small", "close"])
+@pytest.mark.parametrize("name", ["convnet", "myrtle"])
+def test_nearly_parallel_patches_are_told_apart(name, case):
+    architecture, shape = CASES[name]
+    x1, x2 = nearly_parallel(shape)[case]
+    k, gradients = value_and_gradients(build(architecture), x1, x2, np.eye(3) - 0.2)
+    exact = jax.jit(build(architecture, dtype="float64"))
+    k64, gradients64 = value_and_gradients(exact, *(jnp.asarray(x, "float64") for x in (x1, x2)), np.eye(3) - 0.2)
+    np.testing.assert_allclose(k, k64, rtol=1e-6)
+    for g, g64 in zip(gradients, gradients64, strict=True):
+        assert float(jnp.linalg.norm(g - g64) / jnp.linalg.norm(g64)) < 1e-5
+
+
 def test_without_numba_plain_jax_takes_over(monkeypatch):
     architecture, shape = CASES["even sides"]
     x = images(shape, 3, 0)

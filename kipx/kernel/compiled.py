@@ -1,4 +1,4 @@
-"""The covariances of many pairs of images on CPU threads, in single precision, as a differentiable JAX function.
+"""The covariances of many pairs of images on CPU threads as a differentiable JAX function.
 
 Each pair is computed by itself (see `pairs`), so that memory does not grow with their number. The work is cut in the
 same way for any number of threads, and gradients are added in a fixed order: results do not depend on the core count.
@@ -17,7 +17,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.experimental.buffer_callback import buffer_callback
 
 from kipx.kernel import pairs, planes, pools
-from kipx.kernel.plan import Image, make_plan, operations, pad, unpad
+from kipx.kernel.plan import Gradient, Image, make_plan, operations, pad, unpad
 from kipx.kernel.planes import entry
 
 ROW_CHUNKS, COLUMN_CHUNKS = 4, 16
@@ -68,9 +68,8 @@ def _call(function, shapes):
 def _gram(architecture, kinds, x1, x2):
     """(2, n1, n2) covariances and tangent kernels."""
     own, plan = _plans(architecture, x1.shape[1:3])
-    images1, images2 = (_images(own, plan, x) for x in (x1, x2))
     out = np.zeros((2, len(x1), len(x2)), np.float32)
-    _parallel(_entries()[0], out[0].size, out[0].size, plan, images1, images2, False, kinds, out)
+    _fill(plan, _images(own, plan, x1), _images(own, plan, x2), False, kinds, out)
     return out
 
 
@@ -78,25 +77,20 @@ def _vjp(architecture, kinds, both, x1, x2, ct):
     """Gradients in the shapes of x1 (0 unless `both`) and x2."""
     own, plan = _plans(architecture, x1.shape[1:3])
     images1, images2 = (_images(own, plan, x) for x in (x1, x2))
-    rows, columns = _edges(len(x1), ROW_CHUNKS), _edges(len(x2), COLUMN_CHUNKS)
+    rows, columns = _tiles(len(x1), len(x2))
     parts1 = _parts(images1, len(columns) - 1) if both else _parts(images1, 1, n=1)
     parts2 = _parts(images2, len(rows) - 1)
-    tiles = (len(rows) - 1) * (len(columns) - 1)
-    arguments = (plan, images1, images2, False, kinds, ct, both, rows, columns, parts1, parts2)
-    _parallel(_entries()[1], tiles, ct[0].size, *arguments)
+    _pull(plan, images1, images2, False, kinds, np.array(ct), both, parts1, parts2)
     g1 = unpad(_own_vjp(own, images1, parts1), plan, x1.shape) if both else 0
     return g1, unpad(_own_vjp(own, images2, parts2), plan, x2.shape)
 
 
 def _own_vjp(own, images, parts):
     """Gradient of a set's pixels, from parts of it and of its standard deviations' gradient."""
-    total = Image(*(np.sum(part, axis=0, keepdims=True) for part in parts))
+    total = Gradient(*(np.sum(part, axis=0, keepdims=True) for part in parts))
     if own is not None:
-        n = len(images.pixels)
-        ct, edges = np.zeros((2, n, n), np.float32), np.arange(n + 1)
-        arguments = (own, images, images, True, 1, ct, True, edges, np.array([0, 1]), total, total)
-        _parallel(_entries()[1], n, n, *arguments)
-    return total.pixels[0]
+        _pull(own, images, images, True, 1, _alone(images), True, total, total)
+    return total.pixels[0].astype(np.float32)
 
 
 @lru_cache
@@ -107,16 +101,26 @@ def _plans(architecture, sides):
 
 def _images(own, plan, x):
     """Image of a set, its maps of standard deviations filled."""
-    images = Image(pad(x, plan), np.zeros((len(x), 2, plan.entries[1]), np.float32))
+    n, entries = len(x), plan.entries[1]
+    images = Image(pad(x, plan), np.zeros((n, entries)), np.zeros((n, entries)))
     if own is not None:
-        out = np.zeros((2, len(x), len(x)), np.float32)
-        _parallel(_entries()[0], len(x), len(x), own, images, images, True, 1, out)
+        _fill(own, images, images, True, 1, _alone(images))
     return images
+
+
+def _alone(images):
+    """(2, n, 1) zeros: room for the kernel of each image with itself."""
+    return np.zeros((2, len(images.pixels), 1), np.float32)
 
 
 def _parts(images, parts, n=None):
     """Zeros for `parts` partial gradients of a set of images, or of its first n."""
-    return Image(*(np.zeros((parts, n or len(a), *a.shape[1:]), np.float32) for a in images))
+    return Gradient(*(np.zeros((parts, n or len(a), *a.shape[1:])) for a in images[:2]))
+
+
+def _tiles(n1, n2, own=False):
+    """Edges of ranges of rows and of columns; what they enclose is one task."""
+    return _edges(n1, n1 if own else ROW_CHUNKS), _edges(n2, COLUMN_CHUNKS)
 
 
 def _edges(n, most):
@@ -124,19 +128,28 @@ def _edges(n, most):
     return np.linspace(0, n, min(n, most) + 1).astype(np.int64)
 
 
-def _parallel(function, tasks, count, plan, *arguments):
-    """Calls function(first, last, plan, *arguments, scratch) for ranges of tasks, on one thread per core.
+def _fill(plan, images1, images2, own, kinds, out):
+    nothing = _parts(images1, 0)
+    _parallel(plan, images1, images2, own, kinds, out, False, False, nothing, nothing)
 
-    On the caller's thread alone where all `count` pairs are quickly done.
-    """
-    most = min(2 * _cores(), 1 + count * operations(plan) // SMALL)
-    ranges = list(pairwise(_edges(tasks, most).tolist()))
+
+def _pull(plan, images1, images2, own, kinds, ct, both, parts1, parts2):
+    _parallel(plan, images1, images2, own, kinds, ct, True, both, parts1, parts2)
+
+
+def _parallel(plan, images1, images2, own, kinds, kernels, *arguments):
+    """Calls the compiled loops for all tiles, on one thread per core; on the caller's alone where that is quick."""
+    rows, columns = _tiles(*kernels.shape[1:], own)
+    tiles = (len(rows) - 1) * (len(columns) - 1)
+    most = min(2 * _cores(), 1 + kernels[0].size * operations(plan) // SMALL)
+    ranges = list(pairwise(_edges(tiles, most).tolist()))
 
     def run(first, last):
-        function(first, last, plan, *arguments, pairs.scratch(plan))
+        fixed = plan, images1, images2, own, kinds, kernels, rows, columns, *arguments
+        _loops()(first, last, *fixed, pairs.scratch(plan))
 
     if len(ranges) == 1:
-        run(0, tasks)
+        run(0, tiles)
     else:
         list(_threads(_cores()).map(run, *zip(*ranges, strict=True)))
 
@@ -151,42 +164,41 @@ def _threads(cores):
 
 
 @lru_cache
-def _entries():
-    """(fill, pull), compiled once a machine: kept on disk under a key that holds the fingerprint."""
+def _loops():
+    """The one compiled function, compiled once a machine: kept on disk under a key that holds the fingerprint."""
     fingerprint = _fingerprint()
 
     @entry
-    def fill(first, last, plan, images1, images2, own, kinds, out, work):
-        """Kernels of the pairs first, ..., last - 1, into out (2, n1, n2); with `own` of each image with itself."""
-        for n in range(first, last):
-            i, j = (n, n) if own else (n // out.shape[2], n % out.shape[2])
-            image1, image2 = Image(images1.pixels[i], images1.stds[i]), Image(images2.pixels[j], images2.stds[j])
-            out[0, i, j], out[1, i, j] = pairs.forward(plan, image1, image2, own, kinds, work)
-        return fingerprint
+    def loops(
+        first, last, plan, images1, images2, own, kinds, kernels, rows, columns, pull, both, parts1, parts2, work
+    ):
+        """Fills `kernels` (2, n1, n2) in a range of tiles; with `pull` adds gradients of sum(kernels * cts) instead.
 
-    @entry
-    def pull(first, last, plan, images1, images2, own, kinds, cts, both, rows, columns, parts1, parts2, work):
-        """Adds gradients of sum(cts * kernels) over tiles of pairs to partial gradients; with `own` i is j.
-
-        A tile's pairs go to the part of images1 of its columns and to the part of images2 of its rows. Pairs whose
-        cotangents are 0 are passed over, and without `both` images1 are.
+        `kernels` then holds the cotangents. A tile's pairs go to the part of images1 of its columns and to the part
+        of images2 of its rows. Pairs whose cotangents are 0 are passed over, and without `both` images1 are. With
+        `own` each image is taken with itself, kernels are (2, n, 1) and parts are one.
         """
         for tile in range(first, last):
-            r, c = (tile, 0) if own else (tile // (len(columns) - 1), tile % (len(columns) - 1))
+            r, c = tile // (len(columns) - 1), tile % (len(columns) - 1)
             for i in range(rows[r], rows[r + 1]):
-                to = (c, i) if both else (0, 0)
-                image1, gradient1 = Image(images1.pixels[i], images1.stds[i]), Image(parts1.pixels[to], parts1.stds[to])
-                for j in range(i, i + 1) if own else range(columns[c], columns[c + 1]):
-                    if own or cts[0, i, j] != 0 or cts[1, i, j] != 0:
-                        part = 0 if own else r
-                        image2 = Image(images2.pixels[j], images2.stds[j])
-                        gradient2 = Image(parts2.pixels[part, j], parts2.stds[part, j])
-                        pairs.forward(plan, image1, image2, own, kinds, work)
-                        ct = cts[0, i, j], cts[1, i, j]
+                image1 = Image(images1.pixels[i], images1.stds[i], images1.inverses[i])
+                for column in range(columns[c], columns[c + 1]):
+                    j, part = (i, 0) if own else (column, r)
+                    ct = kernels[0, i, column], kernels[1, i, column]
+                    if pull and not own and ct[0] == 0 and ct[1] == 0:
+                        continue
+                    image2 = Image(images2.pixels[j], images2.stds[j], images2.inverses[j])
+                    kernel = pairs.forward(plan, image1, image2, own, kinds, work)
+                    if pull:
+                        to = (c, i) if both else (0, 0)
+                        gradient1 = Gradient(parts1.pixels[to], parts1.log_stds[to])
+                        gradient2 = Gradient(parts2.pixels[part, j], parts2.log_stds[part, j])
                         pairs.backward(plan, image1, image2, own, kinds, *ct, both, gradient1, gradient2, work)
+                    else:
+                        kernels[0, i, column], kernels[1, i, column] = kernel
         return fingerprint
 
-    return fill, pull
+    return loops
 
 
 def _fingerprint():

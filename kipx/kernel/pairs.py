@@ -14,26 +14,30 @@ import numpy as np
 
 from kipx.kernel import planes, pools
 from kipx.kernel.plan import SLACK
-from kipx.kernel.planes import LANES, NEXT, NONE, ZERO, Plane, compiled
+from kipx.kernel.planes import LANES, NEXT, NO, NONE, WIDE_ZERO, YES, ZERO, Plane, compiled
 
 
 class Scratch(NamedTuple):
-    """Memory of one thread: covariance and tangent kernel, in this order, wherever there are two.
+    """Memory of one thread: what belongs to covariances in double precision, to tangent kernels in single.
 
     Attributes:
-      planes: (layers + 1, 2, entries) a plane before each layer and behind the last.
-      cts: (2, 2, entries) cotangents before and behind a layer.
-      stores: (2, entries) inputs of the stages, every plane; ct_stores their cotangents.
-      columns: (2, dx + 1, entries) planes of one dy whose columns are pooled; the last dx stays 0.
-      column, log_std: (entries,).
+      nngp, ntk: (layers + 1, entries) planes before each layer and behind the last.
+      ct_nngp, ct_ntk: (2, entries) cotangents before and behind a layer.
+      nngp_store, ntk_store: (2, entries) inputs of the stages, every plane, and their cotangents.
+      nngp_columns, ntk_columns: (dx + 1, entries) planes of one dy whose columns are pooled; the last dx stays 0.
+      nngp_column, ntk_column, log_std: (entries,).
     """
 
-    planes: np.ndarray
-    cts: np.ndarray
-    stores: np.ndarray
-    ct_stores: np.ndarray
-    columns: np.ndarray
-    column: np.ndarray
+    nngp: np.ndarray
+    ntk: np.ndarray
+    ct_nngp: np.ndarray
+    ct_ntk: np.ndarray
+    nngp_store: np.ndarray
+    ntk_store: np.ndarray
+    nngp_columns: np.ndarray
+    ntk_columns: np.ndarray
+    nngp_column: np.ndarray
+    ntk_column: np.ndarray
     log_std: np.ndarray
 
 
@@ -43,9 +47,10 @@ def scratch(plan):
     offsets = (2 * plan.stages["radius_y"] + 1) * (2 * plan.stages["radius_x"] + 1)
     entries = int(max(rows + 2 * plan.stages["pad"])) + 2 * SLACK
     stored = int(plan.stages["store"][-1] + offsets[-1] * rows[-1])
-    columns = (2, 2 * int(max(plan.stages["radius_x"])) + 2, entries)
-    shapes = (len(plan.layers) + 1, 2, entries), (2, 2, entries), (2, stored), (2, stored), columns
-    return Scratch(*(np.zeros(shape, np.float32) for shape in (*shapes, entries, entries)))
+    columns = 2 * int(max(plan.stages["radius_x"])) + 2
+    shapes = (len(plan.layers) + 1, entries), (2, entries), (2, stored), (columns, entries), entries
+    kinds = [[np.zeros(shape, dtype) for dtype in (np.float64, np.float32)] for shape in shapes]
+    return Scratch(*(array for kind in kinds for array in kind), np.zeros(entries, np.float64))
 
 
 @compiled
@@ -57,27 +62,30 @@ def forward(plan, image1, image2, own, kinds, work):
       image1, image2: Image.
       own: whether the two are one image.
       kinds: 1 for the covariance alone, 2 with the tangent kernel.
-      work: Scratch; `stores` holds the inputs of the stages afterwards.
+      work: Scratch; its stores hold the inputs of the stages afterwards.
     Returns:
       (nngp, ntk) of the last stage's output.
     """
-    work.stores[:kinds] = ZERO
-    nngp = ntk = ZERO
+    work.nngp_store[0] = WIDE_ZERO
+    work.ntk_store[0] = ZERO
+    nngp = ntk = WIDE_ZERO
     for s in range(len(plan.stages)):
         stage = plan.stages[s]
         for m in range(pools.offsets(stage.radius_y)):
             dy = _offset(stage.radius_y, m)
-            pools.clear_columns(plan, s, kinds, work)
+            pools.clear_columns(plan, s, work)
             for n in range(pools.offsets(stage.radius_x)):
                 at = _plane(stage, s, dy, _offset(stage.radius_x, n))
-                k = _through(plan, stage, at, image1, image2, own, kinds, False, work)
+                k = _through(plan, stage, at, image1, image2, own, kinds, NO, work)
                 if stage.pool == NONE:
-                    nngp += planes.total(work.planes, k, 0, at)
-                    ntk += planes.total(work.planes, k, 1, at) if kinds == 2 else ZERO
+                    nngp += planes.total(work.nngp[k], at)
+                    ntk += planes.total(work.ntk[k], at) if kinds == 2 else WIDE_ZERO
                 else:
                     pools.pool_columns(stage, plan.stages[s + 1], at, k, kinds, work)
             if stage.pool != NONE:
-                pools.pool_rows(stage, plan.stages[s + 1], dy, kinds, work.columns, work.stores, False)
+                pools.pool_rows(stage, plan.stages[s + 1], dy, work.nngp_columns, work.nngp_store[0])
+                if kinds == 2:
+                    pools.pool_rows(stage, plan.stages[s + 1], dy, work.ntk_columns, work.ntk_store[0])
     return nngp * plan.share, ntk * plan.share
 
 
@@ -89,19 +97,20 @@ def backward(plan, image1, image2, own, kinds, ct_nngp, ct_ntk, both, gradient1,
       plan, image1, image2, own, kinds: as for `forward`, which has just been run on the same `work`.
       ct_nngp, ct_ntk: cotangents of the output.
       both: whether image1 counts as well.
-      gradient1, gradient2: Image; stds[0] is the gradient with respect to log(std).
+      gradient1, gradient2: Gradient.
       work: Scratch.
     """
     for s in range(len(plan.stages) - 1, -1, -1):
         stage = plan.stages[s]
         for m in range(pools.offsets(stage.radius_y), 0, -1):
             dy = _offset(stage.radius_y, m - 1)
-            pools.clear_columns(plan, s, kinds, work)
             if stage.pool != NONE:
-                pools.pool_rows(stage, plan.stages[s + 1], dy, kinds, work.columns, work.ct_stores, True)
+                pools.unpool_rows(plan, s, dy, work.nngp_columns, work.nngp_store[1])
+                if kinds == 2:
+                    pools.unpool_rows(plan, s, dy, work.ntk_columns, work.ntk_store[1])
             for n in range(pools.offsets(stage.radius_x), 0, -1):
                 at = _plane(stage, s, dy, _offset(stage.radius_x, n - 1))
-                _through(plan, stage, at, image1, image2, own, kinds, True, work)
+                _through(plan, stage, at, image1, image2, own, kinds, YES, work)
                 if stage.pool == NONE:
                     _spread(plan, at, kinds, plan.share * ct_nngp, plan.share * ct_ntk, work)
                 else:
@@ -137,87 +146,94 @@ def _plane(stage, s, dy, dx):
 
 @compiled
 def _through(plan, stage, at, image1, image2, own, kinds, keep, work):
-    """Carries a plane through a stage; returns which of work.planes holds the result.
+    """Carries a plane through a stage; returns which of work.nngp and work.ntk holds the result.
 
     With `keep` every layer's input stays there, in order; without, two planes serve in turn and stay in the cache.
     """
     blank = _load(stage, at, image1, image2, plan.masks, kinds, work)
-    k = NONE
+    k, nngp, ntk = NONE, work.nngp, work.ntk
     for i in range(stage.first, stage.last):
         layer = plan.layers[i]
         to = k + NEXT if keep else NEXT - k
         if layer.relu:
             if own and at.dy == 0 and at.dx == 0:
-                planes.deviations(work.planes, k, at, layer.map, image1.stds)
-            planes.relu(work.planes, k, to, at, layer.map, image1.stds, image2.stds, plan.masks, kinds)
+                planes.deviations(nngp[k], at, layer.map, image1)
+            planes.relu(nngp, ntk, k, to, at, layer.map, image1, image2, plan.masks, kinds)
         else:
-            _window(work.planes, k, 0, work.planes, to, at, layer, layer.bias, plan.masks, work.column)
+            _window(nngp[k], nngp[to], at, layer, np.float64(layer.bias), plan.masks, work.nngp_column)
             if kinds == 2 and blank:
-                planes.copy(work.planes[to, 0], at.pad, work.planes[to, 1], at.pad, at.lanes)
+                planes.copy(nngp[to], at.pad, ntk[to], at.pad, at.lanes)
             elif kinds == 2:
-                _window(work.planes, k, 1, work.planes, to, at, layer, ZERO, plan.masks, work.column)
-                planes.add(work.planes[to, 0], at.pad, work.planes[to, 1], at.pad, at.lanes)
+                _window(ntk[k], ntk[to], at, layer, ZERO, plan.masks, work.ntk_column)
+                planes.add(nngp[to], at.pad, ntk[to], at.pad, at.lanes)
             blank = False
         k = to
-        _seal(work.planes, k, stage, at, kinds)
+        _seal(nngp[k], stage, at)
+        if kinds == 2:
+            _seal(ntk[k], stage, at)
     return k
 
 
 @compiled
-def _window(source, k, kind, target, to, at, layer, bias, masks, column):
-    planes.window(source, k, kind, target, to, at, layer.half, layer.scale, bias, masks, column)
+def _window(source, target, at, layer, bias, masks, column):
+    planes.window(source, target, at, layer.half, layer.scale, bias, masks, column)
 
 
 @compiled
 def _load(stage, at, image1, image2, masks, kinds, work):
-    """Brings a stage's input plane to work.planes[0], pixels or what is stored; returns whether its ntk is 0."""
+    """Brings a stage's input plane to the first of `work`, pixels or what is stored; returns whether its ntk is 0."""
+    start = pools.slot(stage, at.dy, at.dx)
     if at.stage == NONE:
-        planes.multiply(image1.pixels, image2.pixels, at, masks, work.planes)
+        planes.multiply(image1.pixels, image2.pixels, at, masks, work.nngp[0])
+        planes.clear(work.ntk[0], at.pad, at.size)
     else:
-        for kind in range(kinds):
-            planes.copy(work.stores[kind], pools.slot(stage, at.dy, at.dx), work.planes[0, kind], at.pad, at.size)
-    _seal(work.planes, NONE, stage, at, kinds)
+        planes.copy(work.nngp_store[0], start, work.nngp[0], at.pad, at.size)
+        if kinds == 2:
+            planes.copy(work.ntk_store[0], start, work.ntk[0], at.pad, at.size)
+    _seal(work.nngp[0], stage, at)
+    _seal(work.ntk[0], stage, at)
     return at.stage == NONE
 
 
 @compiled
-def _seal(buffers, k, stage, at, kinds):
+def _seal(plane, stage, at):
     """Zeros behind a plane, for the windows to come."""
-    end = at.pad + at.size
-    for kind in range(kinds):
-        planes.clear(buffers[k, kind], end, stage.reach + LANES)
+    planes.clear(plane, at.pad + at.size, stage.reach + LANES)
 
 
 @compiled
 def _spread(plan, at, kinds, ct_nngp, ct_ntk, work):
-    """Fills work.cts[0] with the cotangents behind the last layer: of a mean."""
-    for kind in range(kinds):
-        ct = ct_ntk if kind else ct_nngp
+    """Fills the first cotangents of `work` with those behind the last layer: of a mean."""
+    for f in range(at.size):
+        work.ct_nngp[0, at.pad + f] = ct_nngp * plan.masks[at.stage, at.column, f]
+    if kinds == 2:
         for f in range(at.size):
-            work.cts[0, kind, at.pad + f] = ct * plan.masks[at.stage, at.column, f]
+            work.ct_ntk[0, at.pad + f] = ct_ntk * plan.masks[at.stage, at.column, f]
 
 
 @compiled
 def _back(plan, stage, at, image1, image2, own, kinds, both, gradient1, gradient2, work):
-    """Pulls work.cts[0] back through the layers of a stage; returns which of work.cts holds the result."""
-    q, k, masks = NONE, stage.last - stage.first, plan.masks
+    """Pulls the first cotangents of `work` back through a stage; returns which of them hold the result."""
+    q, k, ct_nngp, ct_ntk, log_std = NONE, stage.last - stage.first, work.ct_nngp, work.ct_ntk, work.log_std
     for i in range(stage.last, stage.first, -1):
         layer = plan.layers[i - 1]
         k -= NEXT
         if layer.relu:
-            stds1, stds2, log_std = image1.stds, image2.stds, work.log_std
-            planes.relu_vjp(work.planes, k, at, layer.map, stds1, stds2, kinds, work.cts, q, log_std)
-            planes.add(log_std, NONE, gradient2.stds[0], layer.map + at.second, at.size)
+            cts = ct_nngp[q], ct_ntk[q]
+            planes.relu_vjp(work.nngp, work.ntk, k, at, layer.map, image1, image2, kinds, *cts, log_std)
+            planes.add(log_std, NONE, gradient2.log_stds, layer.map + at.second, at.size)
             if both:
-                planes.add(log_std, NONE, gradient1.stds[0], layer.map + at.first, at.size)
+                planes.add(log_std, NONE, gradient1.log_stds, layer.map + at.first, at.size)
             if own and at.dy == 0 and at.dx == 0:
-                planes.deviations_vjp(work.cts, q, at, layer.map, stds1, gradient1.stds)
+                planes.deviations_vjp(ct_nngp[q], at, layer.map, image1, gradient1.log_stds)
         else:
             if kinds == 2:
-                planes.add(work.cts[q, 1], at.pad, work.cts[q, 0], at.pad, at.size)
-            _seal(work.cts, q, stage, at, kinds)
-            for kind in range(1 if at.stage == NONE and k == NONE else kinds):
-                _window(work.cts, q, kind, work.cts, NEXT - q, at, layer, ZERO, masks, work.column)
+                planes.add(ct_ntk[q], at.pad, ct_nngp[q], at.pad, at.size)
+                if at.stage != NONE or k != NONE:
+                    _seal(ct_ntk[q], stage, at)
+                    _window(ct_ntk[q], ct_ntk[NEXT - q], at, layer, ZERO, plan.masks, work.ntk_column)
+            _seal(ct_nngp[q], stage, at)
+            _window(ct_nngp[q], ct_nngp[NEXT - q], at, layer, WIDE_ZERO, plan.masks, work.nngp_column)
             q = NEXT - q
     return q
 
@@ -226,9 +242,11 @@ def _back(plan, stage, at, image1, image2, own, kinds, both, gradient1, gradient
 def _keep(stage, at, q, image1, image2, kinds, both, gradient1, gradient2, work):
     """Stores the cotangents of a stage's input plane, or adds them to the pixels' gradients."""
     if at.stage != NONE:
-        for kind in range(kinds):
-            planes.copy(work.cts[q, kind], at.pad, work.ct_stores[kind], pools.slot(stage, at.dy, at.dx), at.size)
+        start = pools.slot(stage, at.dy, at.dx)
+        planes.copy(work.ct_nngp[q], at.pad, work.nngp_store[1], start, at.size)
+        if kinds == 2:
+            planes.copy(work.ct_ntk[q], at.pad, work.ntk_store[1], start, at.size)
         return
-    planes.multiply_vjp(work.cts, q, at, image1.pixels, at.first, gradient2.pixels, at.second)
+    planes.multiply_vjp(work.ct_nngp[q], at, image1.pixels, at.first, gradient2.pixels, at.second)
     if both:
-        planes.multiply_vjp(work.cts, q, at, image2.pixels, at.second, gradient1.pixels, at.first)
+        planes.multiply_vjp(work.ct_nngp[q], at, image2.pixels, at.second, gradient1.pixels, at.first)

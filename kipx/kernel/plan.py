@@ -39,11 +39,25 @@ class Image(NamedTuple):
 
     Attributes:
       pixels: (channels, entries).
-      stds: (2, entries) standard deviations before each ReLU, and their inverses.
+      stds: (entries,) standard deviations before each ReLU.
+      inverses: (entries,) one over them; 0 where they are 0.
     """
 
     pixels: np.ndarray
     stds: np.ndarray
+    inverses: np.ndarray
+
+
+class Gradient(NamedTuple):
+    """Maps of a gradient with respect to an image, or to a set of images.
+
+    Attributes:
+      pixels: (channels, entries).
+      log_stds: (entries,) with respect to the logarithms of the standard deviations.
+    """
+
+    pixels: np.ndarray
+    log_stds: np.ndarray
 
 
 def make_plan(architecture, sides, *, radius):

@@ -1,4 +1,4 @@
-"""Compiled loops over one plane: all pairs of positions of two images at one offset (dy, dx), in single precision.
+"""Compiled loops over one plane: all pairs of positions of two images at one offset (dy, dx).
 
 A plane lies flat in memory in the coordinates of the first image, `stride` entries a row, so that a window, a ReLU or
 a product of pixels is one long vector loop. Entries whose second position falls outside the image, and the columns
@@ -6,6 +6,9 @@ between two rows, are 0 in `masks` and kept 0 in every plane.
 
 Maps of one image (pixels, standard deviations) have the same rows, with a row of zeros above and below, so that the
 map of the second image is read at the same speed, from a shifted start.
+
+Covariances, their cotangents and the maps are in double precision: nearly parallel patches differ from parallel ones in
+the last digits of their covariance. Tangent kernels and their cotangents are in single precision, as images are.
 
 Indices are unsigned, and offsets into whole arrays instead of slices: the compiler then makes plain vector loops.
 
@@ -18,8 +21,9 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+from numpy.polynomial import Polynomial
 
-from kipx.kernel.relu import arccos_polynomial
+from kipx.kernel.relu import arccos_polynomial, lens_polynomial
 
 entry = partial(numba.njit, cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 compiled = partial(
@@ -31,13 +35,24 @@ compiled = partial(
     no_cfunc_wrapper=True,
 )
 
-ZERO, HALF, ONE, TWO, OVER_2PI_SQUARED = (np.float32(v) for v in (0, 0.5, 1, 2, 0.25 / math.pi**2))
+ZERO, HALF, ONE, OVER_2PI = (np.float32(v) for v in (0, 0.5, 1, 0.5 / math.pi))
+WIDE_ZERO, WIDE_HALF, WIDE_ONE, WIDE_TWO = (np.float64(v) for v in (0, 0.5, 1, 2))
+NO, YES = np.bool_(False), np.bool_(True)  # of one type, where True and False would compile a function each
 NONE, NEXT, TWICE, LANES = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(16)
 LIMIT = np.uint64(
     2**32
 )  # indices below it cannot wrap around when doubled, which the compiler asks before it vectorizes
-NEARLY_ONE = np.float32(1 - 8 * np.finfo(np.float32).eps)
-C0, C1, C2, C3, C4, C5, C6, C7, C8 = (np.float32(c / (2 * math.pi)) for c in arccos_polynomial(8))
+SAME = np.float64(1e-13)  # of 1 - |correlation|: moves the angle by what float32 cannot tell, 5e-7
+
+
+def _series(coefficients, dtype):
+    """Coefficients in 1 - x, divided by 2 pi, of a power series in 2x - 1."""
+    series = Polynomial(coefficients)(Polynomial([1, -2])) / (2 * math.pi)
+    return [dtype(c) for c in series.coef]
+
+
+T0, T1, T2, T3, T4, T5, T6, T7 = _series(arccos_polynomial(7), np.float32)
+L0, L1, L2, L3, L4, L5, L6 = _series(lens_polynomial(6), np.float64)
 
 
 class Plane(NamedTuple):
@@ -66,90 +81,100 @@ class Plane(NamedTuple):
 
 
 @compiled
-def _angle(covariance, inverse):
-    """Sine of the angle t over 2 pi, and (pi - t) / 2 pi."""
-    correlation = covariance * inverse
-    size = abs(correlation)
-    size = ONE if size > NEARLY_ONE else size
-    root = math.sqrt(ONE - size)
-    t = TWO * size - ONE
-    high = ((C8 * t + C7) * t + C6) * t + C5
-    turn = root * (((((high * t + C4) * t + C3) * t + C2) * t + C1) * t + C0)
-    return root * math.sqrt(OVER_2PI_SQUARED * size + OVER_2PI_SQUARED), turn if correlation < ZERO else HALF - turn
+def _apart(covariance, inverse):
+    """1 - |correlation|, 0 where the two patches count as parallel."""
+    apart = WIDE_ONE - abs(covariance * inverse)
+    return apart if apart > SAME else WIDE_ZERO
 
 
 @compiled
-def relu(planes, k, to, at, place, stds1, stds2, masks, kinds):
-    """Fills planes[to] from planes[k]: covariance and tangent kernel behind a ReLU.
+def _factor(apart, root, covariance):
+    """(pi - t) / 2 pi for the angle t, from `apart` and its root."""
+    a, root = np.float32(apart), np.float32(root)
+    turn = root * (((((((T7 * a + T6) * a + T5) * a + T4) * a + T3) * a + T2) * a + T1) * a + T0)
+    return turn if covariance < WIDE_ZERO else HALF - turn
+
+
+@compiled
+def _behind(covariance, scale, apart, root):
+    """Covariance behind a ReLU: half of it if positive, and (sin t - t cos t) / 2 pi for the angle t <= pi / 2."""
+    a = apart
+    lens = a * root * ((((((L6 * a + L5) * a + L4) * a + L3) * a + L2) * a + L1) * a + L0)
+    return (WIDE_HALF * covariance if covariance > WIDE_ZERO else WIDE_ZERO) + scale * lens
+
+
+@compiled
+def relu(nngp, ntk, k, to, at, place, image1, image2, masks, kinds):
+    """Fills nngp[to] and ntk[to] from nngp[k] and ntk[k]: covariance and tangent kernel behind a ReLU.
 
     Args:
-      planes: (any, 2, entries).
+      nngp, ntk: (any, entries).
       at: Plane.
-      place: where the ReLU's maps begin in stds1 and stds2, (2, entries): standard deviations and their inverses.
+      place: where the ReLU's maps begin in those of image1 and image2.
       masks: (stages, columns, entries).
       kinds: 1 for the covariance alone, 2 with the tangent kernel.
     """
     p, first, second = at.pad, place + at.first, place + at.second
     if kinds == 1:
         for f in range(at.lanes):
-            nngp, m = planes[k, 0, p + f], masks[at.stage, at.column, f]
-            sine, factor = _angle(nngp, stds1[1, first + f] * stds2[1, second + f])
-            scale = stds1[0, first + f] * stds2[0, second + f]
-            planes[to, 0, p + f] = m * scale * sine + factor * nngp
+            c = nngp[k, p + f]
+            apart = _apart(c, image1.inverses[first + f] * image2.inverses[second + f])
+            scale = masks[at.stage, at.column, f] * image1.stds[first + f] * image2.stds[second + f]
+            nngp[to, p + f] = _behind(c, scale, apart, math.sqrt(apart))
     else:
         for f in range(at.lanes):
-            nngp, m = planes[k, 0, p + f], masks[at.stage, at.column, f]
-            sine, factor = _angle(nngp, stds1[1, first + f] * stds2[1, second + f])
-            scale = stds1[0, first + f] * stds2[0, second + f]
-            planes[to, 0, p + f] = m * scale * sine + factor * nngp
-            planes[to, 1, p + f] = factor * planes[k, 1, p + f]
+            c = nngp[k, p + f]
+            apart = _apart(c, image1.inverses[first + f] * image2.inverses[second + f])
+            root = math.sqrt(apart)
+            scale = masks[at.stage, at.column, f] * image1.stds[first + f] * image2.stds[second + f]
+            nngp[to, p + f] = _behind(c, scale, apart, root)
+            ntk[to, p + f] = _factor(apart, root, c) * ntk[k, p + f]
 
 
 @compiled
-def relu_vjp(planes, k, at, place, stds1, stds2, kinds, cts, q, log_std):
-    """Overwrites cts[q], cotangents behind a ReLU, by those before it; log_std gets that of either log(std)."""
+def relu_vjp(nngp, ntk, k, at, place, image1, image2, kinds, ct_nngp, ct_ntk, log_std):
+    """Overwrites cotangents behind a ReLU by those before it; log_std gets that of either log(std)."""
     p, first, second = at.pad, place + at.first, place + at.second
-    if kinds == 1:
-        for f in range(at.lanes):
-            nngp, ct = planes[k, 0, p + f], cts[q, 0, p + f]
-            sine, factor = _angle(nngp, stds1[1, first + f] * stds2[1, second + f])
-            scale = stds1[0, first + f] * stds2[0, second + f]
-            log_std[f] = scale * sine * ct
-            cts[q, 0, p + f] = factor * ct
-    else:
-        for f in range(at.lanes):
-            nngp, ct, ct_ntk = planes[k, 0, p + f], cts[q, 0, p + f], cts[q, 1, p + f]
-            inverse = stds1[1, first + f] * stds2[1, second + f]
-            sine, factor = _angle(nngp, inverse)
-            scale = stds1[0, first + f] * stds2[0, second + f]
+    for f in range(at.lanes):
+        c, ct = nngp[k, p + f], ct_nngp[p + f]
+        inverse = image1.inverses[first + f] * image2.inverses[second + f]
+        apart = _apart(c, inverse)
+        root = math.sqrt(apart)
+        sine = np.float32(root) * math.sqrt(np.float32(WIDE_TWO - apart))
+        factor = _factor(apart, root, c)
+        to_log_std = OVER_2PI * image1.stds[first + f] * image2.stds[second + f] * sine * ct
+        to_nngp = factor * ct
+        if kinds == 2:
             smooth = sine > ZERO
-            slope = OVER_2PI_SQUARED * inverse / (sine if smooth else ONE) * planes[k, 1, p + f] * ct_ntk
-            slope = slope if smooth else ZERO
-            log_std[f] = scale * sine * ct - slope * nngp
-            cts[q, 0, p + f] = factor * ct + slope
-            cts[q, 1, p + f] = factor * ct_ntk
+            slope = OVER_2PI * np.float32(inverse) / (sine if smooth else ONE) * ntk[k, p + f] * ct_ntk[p + f]
+            slope = np.float64(slope if smooth else ZERO)
+            to_log_std -= slope * c
+            to_nngp += slope
+            ct_ntk[p + f] *= factor
+        log_std[f] = to_log_std
+        ct_nngp[p + f] = to_nngp
 
 
 @compiled
-def window(source, k, kind, target, to, at, half, scale, bias, masks, column):
-    """target[to] = scale * (sum of source[k] over the (2 half + 1)^2 neighbours) + bias; symmetric but for the bias."""
+def window(source, target, at, half, scale, bias, masks, column):
+    """target = scale * (sum of source over the (2 half + 1)^2 neighbours) + bias; symmetric but for the bias."""
     wide, start = at.lanes + LANES, at.pad - half * (at.stride + NEXT)
     if half == NEXT:
         down, below = start + at.stride, start + TWICE * at.stride
         for f in range(wide):
-            column[f] = source[k, kind, start + f] + source[k, kind, down + f] + source[k, kind, below + f]
+            column[f] = source[start + f] + source[down + f] + source[below + f]
         for f in range(at.lanes):
             total = column[f] + column[f + NEXT] + column[f + TWICE]
-            target[to, kind, at.pad + f] = masks[at.stage, at.column, f] * (scale * total + bias)
+            target[at.pad + f] = masks[at.stage, at.column, f] * (scale * total + bias)
     else:
-        column[:wide] = ZERO
+        clear(column, NONE, wide)
         for step in range(TWICE * half + NEXT):
-            add(source[k, kind], start + step * at.stride, column, NONE, wide)
-        target[to, kind, at.pad : at.pad + at.lanes] = ZERO
+            add(source, start + step * at.stride, column, NONE, wide)
+        clear(target, at.pad, at.lanes)
         for step in range(TWICE * half + NEXT):
-            add(column, step, target[to, kind], at.pad, at.lanes)
+            add(column, step, target, at.pad, at.lanes)
         for f in range(at.lanes):
-            target[to, kind, at.pad + f] = masks[at.stage, at.column, f] * (scale * target[to, kind, at.pad + f] + bias)
+            target[at.pad + f] = masks[at.stage, at.column, f] * (scale * target[at.pad + f] + bias)
 
 
 @compiled
@@ -174,44 +199,43 @@ def add(source, a, target, b, size):
 
 
 @compiled
-def multiply(pixels1, pixels2, at, masks, planes):
-    """Fills planes[0] with the mean over channels of products of pixels, and a tangent kernel of 0."""
-    share = ONE / np.float32(len(pixels1))
+def multiply(pixels1, pixels2, at, masks, nngp):
+    """Fills a plane with the mean over channels of products of pixels."""
+    share = WIDE_ONE / len(pixels1)
     for f in range(at.lanes):
-        product = pixels1[0, at.first + f] * pixels2[0, at.second + f]
-        planes[0, 0, at.pad + f] = masks[at.stage, at.column, f] * share * product
-        planes[0, 1, at.pad + f] = ZERO
+        product = np.float64(pixels1[0, at.first + f]) * pixels2[0, at.second + f]
+        nngp[at.pad + f] = masks[at.stage, at.column, f] * share * product
     for c in range(1, len(pixels1)):
         for f in range(at.lanes):
-            product = pixels1[c, at.first + f] * pixels2[c, at.second + f]
-            planes[0, 0, at.pad + f] += masks[at.stage, at.column, f] * share * product
+            product = np.float64(pixels1[c, at.first + f]) * pixels2[c, at.second + f]
+            nngp[at.pad + f] += masks[at.stage, at.column, f] * share * product
 
 
 @compiled
-def multiply_vjp(cts, q, at, pixels, start, gradient, to):
+def multiply_vjp(ct, at, pixels, start, gradient, to):
     """Adds to an image's gradient, from `to`, the other image's pixels times the cotangent of their products."""
-    share = ONE / np.float32(len(pixels))
+    share = WIDE_ONE / len(pixels)
     for c in range(len(pixels)):
         for f in range(at.size):
-            gradient[c, to + f] += share * cts[q, 0, at.pad + f] * pixels[c, start + f]
+            gradient[c, to + f] += share * ct[at.pad + f] * pixels[c, start + f]
 
 
 @compiled
-def deviations(planes, k, at, place, stds):
+def deviations(nngp, at, place, image):
     """Fills maps of standard deviations and their inverses from variances; both 0 where there is no variance."""
     for f in range(at.size):
-        variance = planes[k, 0, at.pad + f]
-        std = math.sqrt(variance) if variance > ZERO else ZERO
-        stds[0, place + at.first + f] = std
-        stds[1, place + at.first + f] = ONE / std if std > ZERO else ZERO
+        variance = nngp[at.pad + f]
+        std = math.sqrt(variance) if variance > WIDE_ZERO else WIDE_ZERO
+        image.stds[place + at.first + f] = std
+        image.inverses[place + at.first + f] = WIDE_ONE / std if std > WIDE_ZERO else WIDE_ZERO
 
 
 @compiled
-def deviations_vjp(cts, q, at, place, stds, log_stds):
-    """Adds to cts[q], cotangents of variances, what came by way of the logarithms of their standard deviations."""
+def deviations_vjp(ct, at, place, image, log_stds):
+    """Adds to the cotangents of variances what came by way of the logarithms of their standard deviations."""
     for f in range(at.size):
-        inverse = stds[1, place + at.first + f]
-        cts[q, 0, at.pad + f] += HALF * log_stds[0, place + at.first + f] * inverse * inverse
+        inverse = image.inverses[place + at.first + f]
+        ct[at.pad + f] += WIDE_HALF * log_stds[place + at.first + f] * inverse * inverse
 
 
 @compiled
@@ -252,9 +276,9 @@ def add_rows(source, a, stride, target, b, target_stride, rows, columns, scale):
 
 
 @compiled(fastmath={"contract", "reassoc"})
-def total(planes, k, kind, at):
+def total(plane, at):
     """Sum of a plane, in any order."""
-    result = ZERO
+    result = WIDE_ZERO
     for f in range(at.size):
-        result += planes[k, kind, at.pad + f]
+        result += plane[at.pad + f]
     return result

@@ -8,7 +8,7 @@ the rows of these.
 import numpy as np
 
 from kipx.kernel import planes
-from kipx.kernel.planes import NEXT, NONE, TWICE, compiled
+from kipx.kernel.planes import NEXT, NO, NONE, TWICE, YES, compiled
 
 
 @compiled
@@ -26,14 +26,22 @@ def slot(stage, dy, dx):
 
 
 @compiled
-def clear_columns(plan, s, kinds, work):
-    """Zeros for one dy of a stage."""
-    stage = plan.stages[s]
-    if stage.pool != NONE:
-        size = stage.height * stage.stride // stage.pool
-        for kind in range(kinds):
-            for n in range(offsets(plan.stages[s + 1].radius_x) + NEXT):
-                planes.clear(work.columns[kind, n], NONE, size)
+def clear_columns(plan, s, work):
+    """Zeros for one dy of a stage, forward."""
+    if plan.stages[s].pool != NONE:
+        for n in range(_columns(plan, s)):
+            planes.clear(work.nngp_columns[n], NONE, _pooled(plan.stages[s]))
+            planes.clear(work.ntk_columns[n], NONE, _pooled(plan.stages[s]))
+
+
+@compiled
+def _columns(plan, s):
+    return offsets(plan.stages[s + 1].radius_x) + NEXT
+
+
+@compiled
+def _pooled(stage):
+    return stage.height * stage.stride // stage.pool
 
 
 @compiled
@@ -45,33 +53,52 @@ def _above(stage, above, dx, b):
 
 @compiled
 def pool_columns(stage, above, at, k, kinds, work):
-    """Adds a plane to work.columns, which hold all planes of one dy with their columns pooled."""
+    """Adds a plane to work's columns, which hold all planes of one dy with their columns pooled."""
     for b in range(stage.pool):
         to = _above(stage, above, at.dx, np.int64(b))
         if to < offsets(above.radius_x):
-            for kind in range(kinds):
-                plane, target = work.planes[k, kind], work.columns[kind, to]
-                planes.pool_columns(plane, at.pad + b, stage.pool, target, at.size // stage.pool)
+            start, size = at.pad + b, at.size // stage.pool
+            planes.pool_columns(work.nngp[k], start, stage.pool, work.nngp_columns[to], size)
+            if kinds == 2:
+                planes.pool_columns(work.ntk[k], start, stage.pool, work.ntk_columns[to], size)
 
 
 @compiled
 def unpool_columns(stage, above, at, kinds, work):
-    """Fills work.cts[0] from work.columns: the transpose of `pool_columns`."""
-    size = at.size // stage.pool
-    for kind in range(kinds):
-        plane, columns = work.cts[0, kind], work.columns[kind]
-        if stage.pool == TWICE:
-            even, odd = _above(stage, above, at.dx, 0), _above(stage, above, at.dx, 1)
-            planes.unpool_pairs(columns[even], columns[odd], plane, at.pad, size)
-        else:
-            for b in range(stage.pool):
-                source = columns[_above(stage, above, at.dx, np.int64(b))]
-                planes.unpool_columns(source, plane, at.pad + b, stage.pool, size)
+    """Fills the first cotangents of `work` from its columns: the transpose of `pool_columns`."""
+    _unpool(stage, above, at, work.nngp_columns, work.ct_nngp[0])
+    if kinds == 2:
+        _unpool(stage, above, at, work.ntk_columns, work.ct_ntk[0])
 
 
 @compiled
-def pool_rows(stage, above, dy, kinds, columns, stores, transpose):
-    """Adds work.columns of one dy, averaged over pools, to the next stage's input, or the other way round."""
+def _unpool(stage, above, at, columns, plane):
+    size = at.size // stage.pool
+    if stage.pool == TWICE:
+        even, odd = _above(stage, above, at.dx, 0), _above(stage, above, at.dx, 1)
+        planes.unpool_pairs(columns[even], columns[odd], plane, at.pad, size)
+    else:
+        for b in range(stage.pool):
+            source = columns[_above(stage, above, at.dx, np.int64(b))]
+            planes.unpool_columns(source, plane, at.pad + b, stage.pool, size)
+
+
+@compiled
+def pool_rows(stage, above, dy, columns, store):
+    """Adds columns of one dy, averaged over pools, to the next stage's input."""
+    _rows(stage, above, dy, columns, store, NO)
+
+
+@compiled
+def unpool_rows(plan, s, dy, columns, store):
+    """Fills columns of one dy from cotangents of the next stage's input: the transpose of `pool_rows`."""
+    for n in range(_columns(plan, s)):
+        planes.clear(columns[n], NONE, _pooled(plan.stages[s]))
+    _rows(plan.stages[s], plan.stages[s + 1], dy, columns, store, YES)
+
+
+@compiled
+def _rows(stage, above, dy, columns, store, transpose):
     step, radius_x, width = np.int64(stage.pool), np.int64(above.radius_x), stage.stride // stage.pool
     scale = np.float32(1 / step**4)
     for a in range(step):
@@ -82,10 +109,8 @@ def pool_rows(stage, above, dy, kinds, columns, stores, transpose):
         row, rows = np.uint64(top * step + a - max(0, -dy)) * width, above.height - np.uint64(abs(up))
         for dx in range(-radius_x, radius_x + 1):
             left, size = np.uint64(max(0, -dx)), above.width - np.uint64(abs(dx))
-            start, to = row + left, slot(above, up, dx) + left
-            for kind in range(kinds):
-                pooled, store = columns[kind, dx + radius_x], stores[kind]
-                if transpose:
-                    planes.add_rows(store, to, above.stride, pooled, start, stage.stride, rows, size, scale)
-                else:
-                    planes.add_rows(pooled, start, stage.stride, store, to, above.stride, rows, size, scale)
+            start, to, pooled = row + left, slot(above, up, dx) + left, columns[dx + radius_x]
+            if transpose:
+                planes.add_rows(store, to, above.stride, pooled, start, stage.stride, rows, size, scale)
+            else:
+                planes.add_rows(pooled, start, stage.stride, store, to, above.stride, rows, size, scale)

@@ -93,6 +93,18 @@ def arccos_polynomial(degree):
     return [float(c) for c in chebyshev.cheb2poly(chebyshev.chebinterpolate(smooth, degree))]
 
 
+@lru_cache
+def lens_polynomial(degree):
+    """Power series in t = 2x - 1 of (sin a - a cos a) / (1 - x)^1.5 with a = arccos(x), as smooth."""
+
+    def smooth(t):
+        x = (1 + t) / 2
+        angle = np.arccos(x)
+        return (np.sin(angle) - angle * x) / (1 - x) ** 1.5
+
+    return [float(c) for c in chebyshev.cheb2poly(chebyshev.chebinterpolate(smooth, degree))]
+
+
 def _inverse(std):
     return jnp.where(std > 0, 1 / jnp.where(std > 0, std, 1), 0)
 
