@@ -65,8 +65,9 @@ are computed once for each, not for each pair.
 **The backward pass is written by hand.** The derivative of a ReLU's covariance is the factor of its tangent kernel,
 and a window sum is its own transpose.
 
-The loops (`kipx/kernel/planes.py`) run on CPUs, in float32. Everywhere else the same sums are plain JAX
-(`kipx/kernel/layers.py`), which the tests hold the loops against.
+The loops (`kipx/kernel/planes.py`) run on CPUs, for float32 images and kernels; covariances are in double
+precision inside ([accuracy](accuracy.md)). Everywhere else the same sums are plain JAX (`kipx/kernel/layers.py`), which
+the tests hold the loops against.
 """
 
 

@@ -2,6 +2,9 @@
 
 import pathlib
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, EveryNSteps, LatestN
 
@@ -17,16 +20,45 @@ def scheduled(step):
 
 
 def open_manager(folder):
-    """Opens the checkpoints of a run folder; those at scheduled steps are kept, and the latest."""
+    """Opens the checkpoints of a run folder; those at scheduled steps are kept, and the latest.
+
+    Of several processes one opens them, and the others know nothing of it.
+    """
+    folder = pathlib.Path(folder).absolute() / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
     keep = AnyPreservationPolicy([LatestN(1), CustomSteps(FIRST_STEPS), EveryNSteps(EVERY)])
-    options = ocp.CheckpointManagerOptions(preservation_policy=keep, cleanup_tmp_directories=True)
-    return ocp.CheckpointManager(pathlib.Path(folder).absolute() / "checkpoints", options=options)
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix="one")
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=keep, cleanup_tmp_directories=True, multiprocessing_options=alone, create=False
+    )
+    return ocp.CheckpointManager(folder, options=options)
+
+
+def to_host(state):
+    """The state's dict with numpy arrays in place of JAX's, and the words of keys in place of keys."""
+
+    def plain(x):
+        is_key = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(x) if is_key else x)
+
+    return jax.tree.map(plain, state._asdict())
+
+
+def from_host(host, like):
+    """The state in the structure of `like` from what `to_host` made of it."""
+
+    def back(x, like):
+        is_key = isinstance(like, jax.Array) and jnp.issubdtype(like.dtype, jax.dtypes.prng_key)
+        return jax.random.wrap_key_data(jnp.asarray(x)) if is_key else jnp.asarray(x)
+
+    return type(like)(**{**jax.tree.map(back, host, like._asdict()), "step": int(host["step"])})
 
 
 def save(manager, state, *, config_hash):
     """Saves a state at its step, unless that step is saved already; returns before it is on disk."""
     if state.step not in manager.all_steps():
-        items = {"state": ocp.args.StandardSave(state._asdict()), "origin": ocp.args.JsonSave({"config": config_hash})}
+        items = {"state": ocp.args.StandardSave(to_host(state)), "origin": ocp.args.JsonSave({"config": config_hash})}
         manager.save(state.step, args=ocp.args.Composite(**items), force=True)
 
 
@@ -46,7 +78,7 @@ def restore(manager, like, *, config_hash):
                 f"resume: the checkpoint at step {step} in {manager.directory} is of another config than config.yaml; "
                 "put the run's own config.yaml back, or start a new run"
             )
-        items = {"state": ocp.args.StandardRestore(like._asdict())}
+        items = {"state": ocp.args.StandardRestore(to_host(like))}
         state = manager.restore(step, args=ocp.args.Composite(**items))["state"]
     except checks.UserError:
         raise
@@ -55,4 +87,4 @@ def restore(manager, like, *, config_hash):
             f"resume: the checkpoint at step {step} in {manager.directory} cannot be read; "
             f"remove its folder to go on from an earlier one ({str(error).splitlines()[0]})"
         ) from error
-    return type(like)(**{**state, "step": int(state["step"])})
+    return from_host(state, like)

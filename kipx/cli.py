@@ -8,6 +8,7 @@ import pathlib
 import re
 import signal
 import sys
+import traceback
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -30,6 +31,7 @@ def distill(cfg):
     """Learns a support set, in the folder that Hydra opened or in the one to resume."""
     from kipx import config
     from kipx.commands import distill as command
+    from kipx.engine import hosts
 
     _start_jax()
     folder, overrides = pathlib.Path(HydraConfig.get().runtime.output_dir), list(HydraConfig.get().overrides.task)
@@ -38,21 +40,24 @@ def distill(cfg):
         folder, cfg = pathlib.Path(cfg.resume), config.resumed(cfg, overrides)
     values = config.plain(cfg, config.DISTILL)
     summary = command.run(folder, overrides=None if resume else overrides, config=values, **config.distill(values))
-    _print_table(*command.table(folder, summary))
+    if hosts.leads():
+        _print_table(*command.table(folder, summary))
 
 
 def evaluate(cfg):
     """Measures a distilled set again."""
     from kipx import artifacts, config
     from kipx.commands import evaluate as command
+    from kipx.engine import hosts
 
     _start_jax()
     distilled = artifacts.load(cfg.run)
     values = config.plain(config.with_run(cfg, distilled.config), config.EVALUATE)
     result = command.run(distilled, **config.evaluate(values))
-    folder = pathlib.Path(HydraConfig.get().runtime.output_dir)
-    artifacts.write_json(folder / "evaluation.json", {**values, **result})
-    _print_table(*command.table(result, cfg.run))
+    if hosts.leads():
+        folder = pathlib.Path(HydraConfig.get().runtime.output_dir)
+        artifacts.write_json(folder / "evaluation.json", {**values, **result})
+        _print_table(*command.table(result, cfg.run))
 
 
 COMMANDS = {"distill": distill, "evaluate": evaluate}
@@ -60,13 +65,16 @@ _failures = []  # of the one job of this process, if it failed; Hydra would prin
 
 
 def main():
-    """Runs one command and exits: 0 done, 2 the user's mistake, 3 numerical failure, 130 and 143 interrupted."""
+    """Runs one command and exits.
+
+    0 done, 2 the user's mistake, 3 numerical failure, 4 a process or worker lost, 130 and 143 interrupted.
+    """
     arguments = sys.argv[1:]
     if arguments[:1] in (["-sc"], ["--shell-completion"]):
         return _complete(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         return print(HELP)
-    sys.exit(run(arguments[0], arguments[1:]))
+    _leave(run(arguments[0], arguments[1:]))
 
 
 def run(command, arguments):
@@ -78,11 +86,31 @@ def run(command, arguments):
         return _say(error, 2)
     except checks.NumericalError as error:
         return _say(error, 3)
+    except checks.EngineError as error:
+        return _say(error, 4)
     except (HydraException, OmegaConfBaseException) as error:
         return _say(_in_one_line(error, command), 2)
     except KeyboardInterrupt as stopped:
         return _say(str(stopped) or "interrupted", 128 + getattr(stopped, "number", signal.SIGINT))
+    except Exception:
+        if not _one_of_many():
+            raise
+        traceback.print_exc()
+        return 1
     return 0
+
+
+def _leave(code):
+    """Exits. One of several processes that failed goes at once: saying goodbye, it would wait for the others."""
+    if code and _one_of_many():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _one_of_many():
+    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
 def _hydra(command, arguments):
@@ -98,15 +126,16 @@ def _job(command):
     """The command as a Hydra job; a job of a sweep raises, so that Hydra goes on and says which one failed."""
 
     def job(cfg):
+        folder = pathlib.Path(HydraConfig.get().runtime.output_dir)
         try:
             command(cfg)
         except Exception as error:
-            folder = pathlib.Path(HydraConfig.get().runtime.output_dir)
-            if not any(folder.iterdir()):
-                folder.rmdir()
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise
             _failures.append(error)
+        finally:
+            if folder.is_dir() and not any(folder.iterdir()):  # of a refused run, or of a process that does not lead
+                folder.rmdir()
 
     return job
 

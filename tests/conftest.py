@@ -1,4 +1,4 @@
-"""Strict JAX: float64 on, silent rank promotion off; compiled kernels are kept for the tests' subprocesses."""
+"""Strict JAX: float64 on, silent rank promotion off, four CPU devices; compiled kernels are kept for subprocesses."""
 
 import os
 import pathlib
@@ -6,6 +6,7 @@ import pathlib
 CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -7,7 +7,7 @@ GROUPS = {
     "kernel": ("convnet", "convnet3", "convvec", "fc", "myrtle"),
     "support": ("natural", "noise"),
     "labels": ("fixed", "learned"),
-    "engine": ("dense", "blockwise"),
+    "engine": ("dense", "blockwise", "sharded", "pool"),
     "optimizer": ("adam", "sgd"),
     "logger": ("local", "none"),
     "debug": ("tiny",),
@@ -29,6 +29,10 @@ KEYS = (
     "optimizer.learning_rate",
     "engine.block_size",
 )
+ENGINE_KEYS = {
+    "sharded": ("engine.coordinator", "engine.num_processes", "engine.process_id"),
+    "pool": ("engine.address",),
+}
 METRICS = {"step", "train_loss", "train_accuracy", "test_accuracy", "test_mse", "step_time_s"}
 FILES = (
     "config.yaml",

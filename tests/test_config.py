@@ -41,6 +41,9 @@ def test_the_contract_is_what_there_is():
     cfg = composed()
     for key in contract.KEYS:
         assert OmegaConf.select(cfg, key, default="absent") != "absent", key
+    for engine, keys in contract.ENGINE_KEYS.items():
+        for key in keys:
+            assert OmegaConf.select(composed(f"engine={engine}"), key, default="absent") != "absent", key
     assert composed("dataset=npz", "dataset.path=x.npz").dataset.path == "x.npz"
     assert composed("preprocess=zca").preprocess.reg == 0.1
 

@@ -1,5 +1,7 @@
 """One contract, run over every engine: the numbers of the dense kernel, for any sizes, compiled once."""
 
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,14 +9,29 @@ import pytest
 
 from kipx import checks
 from kipx.architecture import fc
-from kipx.engine import blockwise, dense
+from kipx.engine import blockwise, dense, sharded
 from kipx.kernel import build
+
+
+def over_devices(n, **options):
+    """Builds a sharded engine over the first n of the devices."""
+
+    def make(kernel_fn):
+        found = jax.devices()[:n]
+        with mock.patch.object(jax, "devices", lambda: found):
+            return sharded.build(kernel_fn, **options)
+
+    return make
+
 
 ENGINES = {
     "dense": dense.build,
     "blockwise": lambda kernel_fn: blockwise.build(kernel_fn, block_size=(3, 2)),
     "blockwise, one block": lambda kernel_fn: blockwise.build(kernel_fn, block_size=(64, 64)),
     "blockwise, wide": lambda kernel_fn: blockwise.build(kernel_fn, block_size=(1, 4)),
+    "sharded, one device": over_devices(1),
+    "sharded, two devices": over_devices(2, block_size=(3, 2)),
+    "sharded, four devices": over_devices(4),
 }
 KERNEL = jax.jit(build(fc(depth=2), "ntk", "float64"))  # engines do not look inside; test_objective has a ConvNet
 
@@ -70,13 +87,21 @@ def test_float32_kernels_take_float64_cotangents(request):
 
 
 def test_blockwise_memory_does_not_grow_with_the_rows():
-    """Temporary memory of the compiled program, as XLA plans it: 20 times the rows, inputs and outputs aside."""
-    engine = blockwise.build(KERNEL, block_size=(4, 4))
+    """Bytes of all arrays at work while blocks are pulled back: 20 times the rows, inputs and matrices aside."""
+    most = [0]
+
+    def watched(x1, x2):
+        jax.debug.callback(lambda: most.append(sum(a.nbytes for a in jax.live_arrays())))
+        return KERNEL(x1, x2)
+
+    engine = blockwise.build(watched, block_size=(4, 4))
 
     def temporary(n):
         x1, x2, ct = images(n, 0), images(4, 1), jnp.ones((n, 4))
-        plan = engine.vjp.lower(x1, x2, ct).compile().memory_analysis()
-        return plan.temp_size_in_bytes - 3 * x1.nbytes - 3 * ct.nbytes
+        engine.vjp(x1, x2, ct).block_until_ready()
+        most[:], before = [0], sum(a.nbytes for a in jax.live_arrays())
+        engine.vjp(x1 + 0, x2 + 0, ct).block_until_ready()
+        return max(most) - before - 4 * x1.nbytes - 3 * ct.nbytes
 
     assert temporary(400) < 1.2 * temporary(20)
 
@@ -91,7 +116,17 @@ def test_refusals(engine):
         engine.gram(x, x[:, :, :2])
 
 
+def test_tiles_are_dealt_out_evenly():
+    for n, devices in ((1, 4), (10, 2), (33, 4), (500, 8)):
+        x = jnp.zeros((n, 1, 1, 1))
+        blocks, i, j = sharded._dealt(x, 32, devices)
+        assert len(i) % devices == 0
+        assert {(a, b) for a, b in zip(i, j, strict=True)} == {(a, b) for b in range(len(blocks)) for a in range(b + 1)}
+        assert len(i) * blocks.shape[1] ** 2 < 0.85 * n**2 or n < 33  # two thirds of the whole matrix, or little more
+
+
 @pytest.mark.parametrize("block_size", [3, (3,), (0, 3), (2.5, 3), "33"])
-def test_blockwise_refuses_other_block_sizes(block_size):
+@pytest.mark.parametrize("build_engine", [blockwise.build, sharded.build])
+def test_other_block_sizes_are_refused(build_engine, block_size):
     with pytest.raises(checks.UserError, match=r"engine\.block_size: expected"):
-        blockwise.build(KERNEL, block_size=block_size)
+        build_engine(KERNEL, block_size=block_size)

@@ -19,8 +19,13 @@ LEVELS = [
     ("kipx.report",),
     ("kipx.commands", "kipx.config", "kipx.cli"),
 ]
-NUMERIC = {"jax", "numpy", "optax", "flax", "jaxtyping", "neural_tangents", "numba"}
-ALONE = {"neural_tangents": "kipx.kernel.neural_tangents", "numba": "kipx.kernel.planes", "ray": None, "dm_pix": None}
+NUMERIC = {"jax", "numpy", "optax", "flax", "jaxtyping", "neural_tangents", "numba", "ray"}
+ALONE = {
+    "neural_tangents": "kipx.kernel.neural_tangents",
+    "numba": "kipx.kernel.planes",
+    "ray": "kipx.engine.workers",
+    "dm_pix": None,
+}
 
 
 def module(path):

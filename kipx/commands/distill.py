@@ -1,19 +1,18 @@
 """kipx distill: from a data set to a folder with a support set that carries it."""
 
-import hashlib
-import json
 import pathlib
 import signal
 import threading
 import time
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kipx import artifacts, checkpoints, checks, distill, evaluate, objective, support, track
+from kipx import artifacts, checkpoints, checks, distill, evaluate, objective, support
+from kipx.commands import keep
+from kipx.engine import hosts
 from kipx.report.pictures import support_png
 
 
@@ -77,7 +76,8 @@ def run(
     Returns:
       Summary, as in summary.json.
     Raises:
-      Stopped: after SIGINT or SIGTERM; NumericalError: the numbers gave out. The state is saved in both.
+      Stopped: after SIGINT or SIGTERM; NumericalError: the numbers gave out; EngineError: a process or a worker of the
+        engine failed. The state is saved in all of them.
     """
     checks.integer("seed", seed, at_least=0)
     checks.integer("steps", steps, at_least=1)
@@ -89,7 +89,7 @@ def run(
     data = load()
     jax.eval_shape(kernel_fn, np.zeros((1, *data.x_train.shape[1:])))  # refuses images that are too small
     problem = _pose(data, fit, engine, draw, distill.joint(*rates), seed, ridge, batch_size, draws)
-    if overrides is not None:
+    if overrides is not None and hosts.leads():
         artifacts.create(folder, config=config, overrides=overrides)
     state = _learn(folder, problem, steps, every_s, show, config)
     return _conclude(folder, problem, state, config)
@@ -120,49 +120,38 @@ def _pose(data, fit, engine, draw, optimizer, seed, ridge, batch_size, draws):
 
 def _learn(folder, problem, steps, every_s, show, config):
     """From the last checkpoint, or from the start, to the last step."""
-    identity = _identity(config)
-    with checkpoints.open_manager(folder) as manager, _signals() as caught:
-        state = checkpoints.restore(manager, problem.start, config_hash=identity)
-        done = -1 if state is None else state.step
-        if done > steps:
-            raise checks.UserError(f"steps: expected at least {done}, the steps already done, got {steps}")
-        artifacts.write_config(folder, config)  # not before the checkpoint has been accepted
-        log, save = track.jsonl(folder, after=done), partial(checkpoints.save, manager, config_hash=identity)
-        with track.progress(steps, done=max(done, 0), show=show) as show_row:
-
-            def record(row):
-                log(row)
-                show_row(row)
-
-            if state is None:
-                state = problem.start
-                record({"step": 0, **problem.evaluate(state.images, state.labels)})
-                save(state)
-            try:
-                return _steps(problem, state, steps, every_s, record, save, caught)
-            except Stopped as stopped:
+    opened = keep.open_run(folder, problem.start, steps=steps, config=config, show=show)
+    with opened as keeper, _signals() as caught:
+        if keeper.state is None:
+            keeper.record({"step": 0, **problem.evaluate(problem.start.images, problem.start.labels)})
+            keeper.save(problem.start)
+        try:
+            return _steps(problem, keeper, steps, every_s, caught)
+        except (Stopped, checks.EngineError) as stopped:
+            if hosts.leads():
                 stopped.args = (f"{stopped}; go on with kipx distill resume={folder}",)
-                raise
+            raise
 
 
-def _steps(problem, state, steps, every_s, record, save, caught):
+def _steps(problem, keeper, steps, every_s, caught):
     """The loop: a row after each step, a checkpoint at scheduled steps, every `every_s`, and however it ends."""
     saved = began = time.monotonic()
+    state = problem.start if keeper.state is None else keeper.state
     try:
         for new, metrics in distill.run(state, problem.step, steps=steps):
             state, row = new, {"step": new.step, **metrics, "step_time_s": time.monotonic() - began}
             due = checkpoints.scheduled(state.step) or state.step == steps
             if due:
                 row.update(problem.evaluate(state.images, state.labels))
-            record(row)
+            keeper.record(row)
             if due or time.monotonic() - saved > every_s:
-                save(state)
+                keeper.save(state)
                 saved = time.monotonic()
-            if caught and state.step < steps:
-                raise Stopped(caught[0], f"stopped at step {state.step}")
+            if hosts.any_of(bool(caught)) and state.step < steps:
+                raise Stopped(caught[0] if caught else signal.SIGTERM, f"stopped at step {state.step}")
             began = time.monotonic()
     finally:
-        save(state)
+        keeper.save(state)
     return state
 
 
@@ -185,8 +174,7 @@ class _signals:
 
 
 def _conclude(folder, problem, state, config):
-    """Writes support.npz, support.png, summary.json and the manifest, and returns the summary."""
-    folder = pathlib.Path(folder)
+    """The summary; the leading process writes support.npz, support.png, summary.json and the manifest."""
     summary = {"steps": state.step, **problem.evaluate(state.images, state.labels)}
     summary["initial_test_accuracy"] = problem.evaluate(problem.initial, problem.labels)["test_accuracy"]
     drawn = [problem.evaluate(x, y)["test_accuracy"] for x, y in problem.draws]
@@ -194,6 +182,12 @@ def _conclude(folder, problem, state, config):
         summary["natural_draws"] = len(drawn)
         summary["natural_test_accuracy_mean"] = float(np.mean(drawn))
         summary["natural_test_accuracy_std"] = float(np.std(drawn))
+    if hosts.leads():
+        _write(pathlib.Path(folder), problem, state, config, summary)
+    return summary
+
+
+def _write(folder, problem, state, config, summary):
     names = problem.data.class_names
     kept = {key: config[key] for key in ("dataset", "kernel", "ridge", "seed")}
     artifacts.save_support(
@@ -203,13 +197,6 @@ def _conclude(folder, problem, state, config):
     artifacts.write(folder / "support.png", support_png(*pixels, np.asarray(state.labels), names))
     artifacts.write_json(folder / "summary.json", summary)
     artifacts.write_manifest(folder, config=config)
-    return summary
-
-
-def _identity(config):
-    """A hash of all that decides the numbers: the config without what a resumed run may change."""
-    decisive = {key: value for key, value in config.items() if key not in ("steps", "engine", "logger", "resume")}
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def table(folder, summary):

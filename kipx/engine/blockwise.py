@@ -1,18 +1,18 @@
 """One device, bounded memory: the Gram matrix block by block, and each block's cotangent pulled back by itself.
 
-Sets are cut into blocks of equal size, the last one padded with zeros, so one compilation serves all. The symmetric
-matrix needs only the blocks on and above its diagonal, forward and backward.
+The symmetric matrix needs only the blocks on and above its diagonal, forward and backward. Each block is one call of
+one compiled program, here or elsewhere (see `pool`), and what comes back is added in the order of the blocks.
 """
+
+import collections
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kipx import checks
-from kipx.engine import Engine, check_inputs
+from kipx.engine import Engine, blocks, check_inputs
 
-CPU_BYTES = 2**28  # for a block; a larger one is no faster
-MOST = 32  # images a side of a block; the symmetric matrix saves nothing inside one
+REMEMBERED = 4  # sets that stay cut: support set and targets, from the forward to the backward pass
 
 
 def build(kernel_fn, block_size=None):
@@ -24,123 +24,105 @@ def build(kernel_fn, block_size=None):
         allows, of equal size. Symmetric matrices are cut by the smaller of the two. None takes what fits, by
         `kernel_fn.pair_bytes`, into a quarter of the accelerator's memory that JAX may use.
     Returns:
-      Engine.
+      Engine; its functions cannot be traced.
     Raises:
       UserError: block_size is not two integers >= 1.
     Source: paper section 2.1, on one device.
     """
-    block_size = None if block_size is None else check_block_size(block_size)
+    return over(Here(functions(kernel_fn)), kernel_fn, block_size)
 
-    @jax.jit
+
+def over(place, kernel_fn, block_size):
+    """Builds an Engine whose blocks are computed at a place.
+
+    Args:
+      place: put(blocks (m, size, h, w, c)) -> what stands for them; evaluate(name, put1, put2, tasks) -> the results of
+        that one of `functions` at tasks (i, j, ...) in their order: of block i of put1, block j of put2 and the rest.
+      kernel_fn, block_size: as for `build`.
+    """
+    block_size = blocks.check_size(block_size)
+    remembered = collections.deque(maxlen=REMEMBERED)
+
+    def put(x, *sizes):
+        size = min(sizes)
+        for known, known_size, result in remembered:
+            if known is x and known_size == size:
+                return result
+        cut = blocks.cut(jnp.asarray(x), size)
+        result = place.put(cut), cut
+        if isinstance(x, jax.Array):  # which nobody can change
+            remembered.append((x, size, result))
+        return result
+
     def gram(x1, x2=None):
         check_inputs(x1, x2)
-        rows, columns = block_size or fitting_block_size(kernel_fn, x1.shape[1:])
+        rows, columns = block_size or blocks.fitting_size(kernel_fn, x1.shape[1:])
         if x2 is None:
-            return _symmetric_gram(kernel_fn, x1, min(rows, columns))
-        return _gram(kernel_fn, x1, x2, rows, columns)
+            put1, blocks1 = put(x1, rows, columns)
+            m = len(blocks1)
+            tiles = place.evaluate("gram", put1, put1, list(zip(*blocks.upper(m), strict=True)))
+            return blocks.join_upper(jnp.stack([*tiles]), m, x1.shape[0])
+        (put1, blocks1), (put2, blocks2) = put(x1, rows), put(x2, columns)
+        shape = len(blocks1), len(blocks2)
+        tiles = jnp.stack([*place.evaluate("gram", put1, put2, list(np.ndindex(shape)))])
+        return blocks.join(tiles.reshape(*shape, *tiles.shape[1:]), x1.shape[0], x2.shape[0])
 
-    @jax.jit
     def vjp(x1, x2, cotangent):
         check_inputs(x1, x2, cotangent)
-        rows, columns = block_size or fitting_block_size(kernel_fn, x1.shape[1:])
+        rows, columns = block_size or blocks.fitting_size(kernel_fn, x1.shape[1:])
         if x2 is None:
-            return _symmetric_vjp(kernel_fn, x1, cotangent, min(rows, columns))
-        return _vjp(kernel_fn, x1, x2, cotangent, rows, columns)
+            put1, blocks1 = put(x1, rows, columns)
+            at = list(zip(*blocks.upper(len(blocks1)), strict=True))
+            cts = np.asarray(blocks.cut_upper(cotangent, blocks1))
+            pulled = place.evaluate("both", put1, put1, [(*ij, ct) for ij, ct in zip(at, cts, strict=True)])
+            terms = ((k, g) for ij, gs in zip(at, pulled, strict=True) for k, g in zip(ij, gs, strict=True))
+            return blocks.uncut(_total(terms, len(blocks1)), x1)
+        (put1, blocks1), (put2, blocks2) = put(x1, rows), put(x2, columns)
+        cts = np.asarray(blocks.cut_matrix(cotangent, blocks1, blocks2))
+        at = list(np.ndindex(cts.shape[:2]))
+        pulled = place.evaluate("second", put1, put2, [(*ij, cts[ij]) for ij in at])
+        return blocks.uncut(_total(((j, g) for (_, j), g in zip(at, pulled, strict=True)), len(blocks2)), x2)
 
     return Engine(gram, vjp)
 
 
-def check_block_size(block_size):
-    """Returns (rows, columns), or raises UserError."""
-    if not isinstance(block_size, list | tuple) or len(block_size) != 2:
-        raise checks.UserError(f"engine.block_size: expected [rows, columns] or null, got {block_size!r}")
-    return tuple(checks.integer("engine.block_size", size, at_least=1) for size in block_size)
+def _total(terms, m):
+    """(m, ...) sums of the terms (k, array), k < m, added in their order."""
+    totals = [None] * m
+    for k, term in terms:
+        totals[k] = term if totals[k] is None else totals[k] + term
+    return jnp.stack(totals)
 
 
-def fitting_block_size(kernel_fn, shape):
-    """(rows, columns) of the largest square block of images (h, w, c) that fits the memory there is."""
-    if not hasattr(kernel_fn, "pair_bytes"):
-        return 16, 16
-    size = MOST
-    while size > 1 and size**2 * kernel_fn.pair_bytes(shape) > _block_bytes():
-        size //= 2
-    return size, size
+class Here:
+    """Blocks computed on this process's own device, one after the other."""
+
+    def __init__(self, functions):
+        self.functions = {name: jax.jit(function) for name, function in functions.items()}
+
+    def put(self, cut):
+        """The blocks, each by itself."""
+        return list(cut)
+
+    def evaluate(self, name, put1, put2, tasks):
+        """Yields the results in the tasks' order."""
+        last = None
+        for i, j, *rest in tasks:
+            result = self.functions[name](put1[i], put2[j], *rest)
+            jax.block_until_ready(last)  # one block ahead: any more would take memory and save no time
+            last = result
+            yield result
 
 
-def _block_bytes():
-    """Memory for one block: of an accelerator the same share at any time, so that a resumed run has the same blocks."""
-    stats = jax.local_devices()[0].memory_stats()
-    return stats["bytes_limit"] // 4 if stats else CPU_BYTES
+def functions(kernel_fn):
+    """What is done with a block: its tile of the Gram matrix, and a tile's cotangent pulled back to one or both."""
 
+    def second(block1, block2, ct):
+        k, pull = jax.vjp(lambda b: kernel_fn(block1, b), block2)
+        return pull(ct.astype(k.dtype))[0]
 
-def _gram(kernel_fn, x1, x2, rows, columns):
-    blocks1, blocks2 = _blocks(x1, rows), _blocks(x2, columns)
-    tiles = jax.lax.map(lambda a: jax.lax.map(lambda b: kernel_fn(a, b), blocks2), blocks1)
-    return _join(tiles)[: x1.shape[0], : x2.shape[0]]
+    def both(block1, block2, ct):
+        k, pull = jax.vjp(kernel_fn, block1, block2)
+        return pull(ct.astype(k.dtype))
 
-
-def _vjp(kernel_fn, x1, x2, cotangent, rows, columns):
-    blocks1, blocks2 = _blocks(x1, rows), _blocks(x2, columns)
-    tiles = _tiles(cotangent, blocks1, blocks2)
-
-    def of_block(column):
-        block2, cts = column
-
-        def add(total, row):
-            block1, ct = row
-            k, pull = jax.vjp(lambda b: kernel_fn(block1, b), block2)
-            return total + pull(ct.astype(k.dtype))[0], None
-
-        return jax.lax.scan(add, jnp.zeros_like(block2), (blocks1, cts))[0]
-
-    return _unblock(jax.lax.map(of_block, (blocks2, jnp.swapaxes(tiles, 0, 1))), x2)
-
-
-def _symmetric_gram(kernel_fn, x, size):
-    blocks = _blocks(x, size)
-    i, j = np.triu_indices(blocks.shape[0])
-    upper = jax.lax.map(lambda ij: kernel_fn(blocks[ij[0]], blocks[ij[1]]), (i, j))
-    tiles = jnp.zeros((len(blocks), len(blocks), *upper.shape[1:]), upper.dtype).at[i, j].set(upper)
-    k = jnp.triu(_join(tiles)[: x.shape[0], : x.shape[0]])
-    return k + jnp.triu(k, 1).T
-
-
-def _symmetric_vjp(kernel_fn, x, cotangent, size):
-    """Each block above the diagonal also stands for its mirror image, whose cotangent it takes along."""
-    blocks = _blocks(x, size)
-    tiles = _tiles(cotangent, blocks, blocks)
-    i, j = np.triu_indices(blocks.shape[0])
-    mirrored = jnp.swapaxes(tiles[j, i], 1, 2) * (i < j)[:, None, None]
-
-    def add(total, block):
-        i, j, ct = block
-        k, pull = jax.vjp(kernel_fn, blocks[i], blocks[j])
-        g1, g2 = pull(ct.astype(k.dtype))
-        return total.at[i].add(g1).at[j].add(g2), None
-
-    total, _ = jax.lax.scan(add, jnp.zeros_like(blocks), (i, j, tiles[i, j] + mirrored))
-    return _unblock(total, x)
-
-
-def _blocks(x, size):
-    """(m, size', ...) blocks of x, the last padded with zeros; size' <= size, as even as possible."""
-    n = x.shape[0]
-    m = -(-n // size)
-    size = -(-n // m)
-    return jnp.pad(x, [(0, m * size - n)] + [(0, 0)] * (x.ndim - 1)).reshape(m, size, *x.shape[1:])
-
-
-def _unblock(blocks, like):
-    return blocks.reshape(-1, *like.shape[1:])[: like.shape[0]]
-
-
-def _tiles(matrix, blocks1, blocks2):
-    """(m1, m2, rows, columns) tiles of a matrix, padded with zeros."""
-    (m1, rows), (m2, columns) = blocks1.shape[:2], blocks2.shape[:2]
-    padding = [(0, m1 * rows - matrix.shape[0]), (0, m2 * columns - matrix.shape[1])]
-    return jnp.swapaxes(jnp.pad(matrix, padding).reshape(m1, rows, m2, columns), 1, 2)
-
-
-def _join(tiles):
-    m1, m2, rows, columns = tiles.shape
-    return jnp.swapaxes(tiles, 1, 2).reshape(m1 * rows, m2 * columns)
+    return {"gram": lambda block1, block2: kernel_fn(block1, block2), "second": second, "both": both}

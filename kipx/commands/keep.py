@@ -1,0 +1,70 @@
+"""What a run leaves in its folder while it learns: checkpoints, metrics, and how far it is. One process writes."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from kipx import artifacts, checkpoints, checks, track
+from kipx.engine import hosts
+
+
+class Keeper(NamedTuple):
+    """Attributes:
+    state: the last one saved, None if there is none.
+    record: row -> None, for metrics.jsonl and the progress bar.
+    save: state -> None, a checkpoint.
+    """
+
+    state: Any
+    record: Callable
+    save: Callable
+
+
+@contextlib.contextmanager
+def open_run(folder, start, *, steps, config, show):
+    """Opens the Keeper of a run folder; in a process that does not lead, of none.
+
+    Args:
+      folder: the run folder.
+      start: distill.State, for its structure.
+      steps: of the whole run; config: resolved, nested dicts; show: whether to show progress.
+    Yields:
+      Keeper; its state is the leading process's.
+    Raises:
+      UserError: the checkpoint is of another config, or has more than `steps`.
+    """
+    if not hosts.leads():
+        yield Keeper(_shared(None, start), lambda row: None, lambda state: None)
+        return
+    identity = _identity(config)
+    with checkpoints.open_manager(folder) as manager:
+        state = checkpoints.restore(manager, start, config_hash=identity)
+        done = -1 if state is None else state.step
+        if done > steps:
+            raise checks.UserError(f"steps: expected at least {done}, the steps already done, got {steps}")
+        artifacts.write_config(folder, config)  # not before the checkpoint has been accepted
+        log = track.jsonl(folder, after=done)
+        with track.progress(steps, done=max(done, 0), show=show) as show_row:
+
+            def record(row):
+                log(row)
+                show_row(row)
+
+            save = partial(checkpoints.save, manager, config_hash=identity)
+            yield Keeper(_shared(state, start), record, save)
+
+
+def _shared(state, start):
+    """The leading process's state, None if it has none."""
+    if not hosts.any_of(state is not None):
+        return None
+    return checkpoints.from_host(hosts.of_leader(checkpoints.to_host(start if state is None else state)), start)
+
+
+def _identity(config):
+    """A hash of all that decides the numbers: the config without what a resumed run may change."""
+    decisive = {key: value for key, value in config.items() if key not in ("steps", "engine", "logger", "resume")}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,158 @@
+"""All devices at once: each takes some rows of the Gram matrix, block by block; gradients are summed over devices.
+
+The support set is on every device, targets are dealt out. Of the symmetric matrix the tiles on and above the diagonal
+are dealt out evenly. Over many hosts it is the same program (see `hosts`); each host gets the whole result.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from kipx.engine import Engine, blocks, check_inputs, hosts
+from kipx.engine.blockwise import functions
+
+DEVICES = "devices"
+ROWS, ALL = PartitionSpec(DEVICES), PartitionSpec()
+TILES_EACH = 4  # at least, of a symmetric matrix: fewer could not be dealt out evenly
+
+
+def build(
+    kernel_fn,
+    block_size=None,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+):
+    """Builds an Engine over a mesh of all devices of all hosts.
+
+    Args:
+      kernel_fn: (x1, x2=None) -> (n1, n2), from `kipx.kernel.build`.
+      block_size: as for `kipx.engine.blockwise.build`, on each device.
+      coordinator, num_processes, process_id: as for `kipx.engine.hosts.connect`.
+    Returns:
+      Engine; each host gets the whole result.
+    Raises:
+      UserError: block_size is not two integers >= 1, or the hosts do not find each other.
+    Source: paper section 2.1, over devices in place of workers.
+    """
+    block_size = blocks.check_size(block_size)
+    hosts.connect(coordinator, num_processes, process_id)
+    mesh = Mesh(np.array(jax.devices()), (DEVICES,))
+    size_of = lambda x: block_size or blocks.fitting_size(kernel_fn, x.shape[1:])  # noqa: E731
+    over = partial(jax.shard_map, mesh=mesh, check_vma=False)
+    compiled = partial(jax.jit, out_shardings=NamedSharding(mesh, ALL))
+
+    @compiled
+    def rows_gram(x1, x2):
+        return over(lambda a, b: _gram(kernel_fn, a, b, *size_of(b)), in_specs=(ROWS, ALL), out_specs=ROWS)(x1, x2)
+
+    @compiled
+    def rows_vjp(x1, x2, cotangent):
+        def local(a, b, ct):
+            return jax.lax.psum(_vjp(kernel_fn, a, b, ct, *size_of(b)), DEVICES)
+
+        return over(local, in_specs=(ROWS, ALL, ROWS), out_specs=ALL)(x1, x2, cotangent)
+
+    @compiled
+    def symmetric_gram(x):
+        blocks1, i, j = _dealt(x, min(size_of(x)), mesh.size)
+        k = over(partial(_tiles, kernel_fn), in_specs=(ALL, ROWS, ROWS), out_specs=ROWS)(blocks1, i, j)
+        m = len(blocks1)
+        return blocks.join_upper(k[: len(blocks.upper(m)[0])], m, x.shape[0])
+
+    @compiled
+    def symmetric_vjp(x, cotangent):
+        blocks1, i, j = _dealt(x, min(size_of(x)), mesh.size)
+        cts = blocks.pad(blocks.cut_upper(cotangent, blocks1), len(i))
+
+        def local(*arguments):
+            return jax.lax.psum(_tiles_vjp(kernel_fn, *arguments), DEVICES)
+
+        return blocks.uncut(over(local, in_specs=(ALL, ROWS, ROWS, ROWS), out_specs=ALL)(blocks1, i, j, cts), x)
+
+    def gram(x1, x2=None):
+        check_inputs(x1, x2)
+        if x2 is None:
+            return _here(symmetric_gram, _place(x1, mesh, ALL))
+        return _here(rows_gram, _deal(x1, mesh), _place(x2, mesh, ALL))[: x1.shape[0]]
+
+    def vjp(x1, x2, cotangent):
+        check_inputs(x1, x2, cotangent)
+        if x2 is None:
+            return _here(symmetric_vjp, _place(x1, mesh, ALL), _place(cotangent, mesh, ALL))
+        return _here(rows_vjp, _deal(x1, mesh), _place(x2, mesh, ALL), _deal(cotangent, mesh))
+
+    return Engine(gram, vjp)
+
+
+def _dealt(x, size, devices):
+    """Blocks of x, and (i, j) of the tiles of its symmetric matrix, filled up by tile (0, 0) for all devices alike."""
+    m = -(-x.shape[0] // size)
+    while m * (m + 1) // 2 < TILES_EACH * devices and m < x.shape[0]:
+        m += 1
+    blocks1 = blocks.cut(x, -(-x.shape[0] // m))
+    i, j = blocks.upper(len(blocks1))
+    more = (0, -len(i) % devices)
+    return blocks1, np.pad(i, more), np.pad(j, more)
+
+
+def _deal(x, mesh):
+    """Rows of x over the devices, the last ones filled up with zeros."""
+    return _place(blocks.pad(x, -(-x.shape[0] // mesh.size) * mesh.size), mesh, ROWS)
+
+
+def _place(x, mesh, spec):
+    """An array that every host holds, on the mesh."""
+    sharding = NamedSharding(mesh, spec)
+    if jax.process_count() == 1:
+        return jax.device_put(x, sharding)
+    host = np.asarray(x)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def _here(function, *arguments):
+    """What function(*arguments) leaves on every device, as an array that is bound to none."""
+    return jnp.asarray(np.asarray(hosts.exchanged(function, *arguments).addressable_data(0)))
+
+
+def _gram(kernel_fn, x1, x2, rows, columns):
+    """(n1, n2) Gram matrix, one block of (rows, columns) after the other."""
+    blocks1, blocks2 = blocks.cut(x1, rows), blocks.cut(x2, columns)
+    k = jax.lax.map(lambda a: jax.lax.map(lambda b: kernel_fn(a, b), blocks2), blocks1)
+    return blocks.join(k, x1.shape[0], x2.shape[0])
+
+
+def _vjp(kernel_fn, x1, x2, cotangent, rows, columns):
+    """Gradient of sum(cotangent * gram(x1, x2)) with respect to x2, block by block."""
+    blocks1, blocks2 = blocks.cut(x1, rows), blocks.cut(x2, columns)
+    cotangents = blocks.cut_matrix(cotangent, blocks1, blocks2)
+
+    def of_block(column):
+        block2, cts = column
+
+        def add(total, row):
+            block1, ct = row
+            return total + functions(kernel_fn)["second"](block1, block2, ct), None
+
+        return jax.lax.scan(add, jnp.zeros_like(block2), (blocks1, cts))[0]
+
+    return blocks.uncut(jax.lax.map(of_block, (blocks2, jnp.swapaxes(cotangents, 0, 1))), x2)
+
+
+def _tiles(kernel_fn, blocks1, i, j):
+    """(len(i), rows, rows) tiles (i, j) of the symmetric Gram matrix of blocks."""
+    return jax.lax.map(lambda ij: kernel_fn(blocks1[ij[0]], blocks1[ij[1]]), (i, j))
+
+
+def _tiles_vjp(kernel_fn, blocks1, i, j, cts):
+    """Gradient of sum(cts * tiles) with respect to the blocks, which both i and j stand for."""
+
+    def add(total, tile):
+        i, j, ct = tile
+        g1, g2 = functions(kernel_fn)["both"](blocks1[i], blocks1[j], ct)
+        return total.at[i].add(g1).at[j].add(g2), None
+
+    return jax.lax.scan(add, jnp.zeros_like(blocks1), (i, j, cts))[0]

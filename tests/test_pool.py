@@ -1,0 +1,202 @@
+"""The pool on a Ray of its own: the bits of `blockwise`, whatever happens to the workers."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kipx import checks
+from kipx.architecture import fc
+from kipx.engine import blockwise, workers
+from kipx.kernel import build
+
+ray = pytest.importorskip("ray")
+Cluster = pytest.importorskip("ray.cluster_utils").Cluster
+KERNEL = build(fc(depth=2), "ntk", "float32")
+BLOCK = (3, 2)
+
+
+def images(n, seed):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(n, 4, 4, 1)), "float32")
+
+
+def pool(kernel_fn):
+    """A crew and the engine on it."""
+    crew = workers.Crew(blockwise.functions(kernel_fn), None, 1)
+    return crew, blockwise.over(crew, kernel_fn, BLOCK)
+
+
+def slowly():
+    """A kernel of 0.1 s a block; not of the module's own, which workers cannot import."""
+
+    def slow(x1, x2):
+        jax.debug.callback(lambda: time.sleep(0.1))
+        return KERNEL(x1, x2)
+
+    return slow
+
+
+def same(a, b):
+    np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """Ray with three nodes of one core, all of them on this machine, whatever it has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def test_the_bits_are_those_of_blockwise():
+    _, engine = pool(KERNEL)
+    alone = blockwise.build(KERNEL, block_size=BLOCK)
+    for n1, n2 in ((1, 1), (2, 3), (7, 5), (16, 11)):
+        x1, x2 = images(n1, 0), images(n2, 1)
+        ct, ct_own = (jnp.asarray(np.random.default_rng(n1).normal(size=(n1, n))) for n in (n2, n1))
+        same(engine.gram(x1, x2), alone.gram(x1, x2))
+        same(engine.gram(x1), alone.gram(x1))
+        same(engine.vjp(x1, x2, ct), alone.vjp(x1, x2, ct))
+        same(engine.vjp(x1, None, ct_own), alone.vjp(x1, None, ct_own))
+
+
+@pytest.mark.parametrize("direction", ["gram", "vjp"])
+def test_a_killed_worker_changes_no_bit(direction):
+    crew, engine = pool(slowly())
+    alone = blockwise.build(KERNEL, block_size=BLOCK)
+    arguments = (images(12, 0), images(8, 1)) + ((jnp.ones((12, 8)),) if direction == "vjp" else ())
+    killed = []
+
+    def kill():
+        killed.append(next(iter(crew.pids.values())))
+        os.kill(killed[0], signal.SIGKILL)
+
+    engine.gram(images(3, 0))  # brings the workers up
+    threading.Timer(0.5, kill).start()
+    same(getattr(engine, direction)(*arguments), getattr(alone, direction)(*arguments))
+    assert killed, "the pass was over before"
+    assert killed[0] not in crew.pids.values()
+
+
+@pytest.mark.slow
+def test_nodes_leave_and_join_in_mid_pass(cluster):
+    crew, engine = pool(slowly())
+    x1, x2, ct = images(24, 0), images(12, 1), jnp.ones((24, 12))  # 48 blocks
+    engine.gram(x1, x2)
+    nodes = {node for node, _ in crew.workers}
+    assert len(nodes) == 3
+    with ThreadPoolExecutor(1) as background:
+        passes = background.submit(lambda: [engine.vjp(x1, x2, ct) for _ in range(5)])
+        time.sleep(0.3)
+        cluster.remove_node(cluster.list_all_nodes()[-1])
+        cluster.add_node(num_cpus=1)
+        gradients = passes.result()
+    expected = blockwise.build(KERNEL, block_size=BLOCK).vjp(x1, x2, ct)
+    for gradient in gradients:
+        same(gradient, expected)
+    ends = time.monotonic() + 60
+    while len(crew.workers) < 3 and time.monotonic() < ends:
+        engine.gram(x1, x2)
+    assert len(nodes & {node for node, _ in crew.workers}) == 2
+
+
+def test_a_block_at_a_slow_worker_is_computed_by_an_idle_one_too(tmp_path):
+    path = tmp_path / "first"
+
+    def uneven(x1, x2):
+        def wait():
+            try:
+                path.touch(exist_ok=False)
+                time.sleep(30)
+            except FileExistsError:
+                time.sleep(0.05)
+
+        jax.debug.callback(wait)
+        return KERNEL(x1, x2)
+
+    _, engine = pool(uneven)
+    x1, x2 = images(12, 0), images(8, 1)
+    began = time.monotonic()
+    same(engine.gram(x1, x2), blockwise.build(KERNEL, block_size=BLOCK).gram(x1, x2))
+    assert time.monotonic() - began < 25  # the first block alone takes 30 s
+
+
+def test_a_worker_that_raises_stops_the_run_and_names_the_block():
+    def failing(x1, x2):
+        jax.debug.callback(lambda big: 1 / 0 if big else None, (x1 > 50).any())
+        return KERNEL(x1, x2)
+
+    _, engine = pool(failing)
+    x1 = images(9, 0).at[7].set(99)  # in the third block of three images
+    with pytest.raises(checks.EngineError, match=r"worker \d+ failed at block 2 of images \(3, 4, 4, 1\) and \(2, 4"):
+        engine.gram(x1, images(2, 1))
+    same(engine.gram(x1[:6], images(2, 1)), blockwise.build(KERNEL, block_size=BLOCK).gram(x1[:6], images(2, 1)))
+
+
+def test_a_block_that_is_not_a_number_is_computed_again(tmp_path):
+    path = tmp_path / "once"
+
+    def broken(x1, x2):
+        def first():
+            bad = not path.exists()
+            path.touch()
+            return np.float32(np.nan if bad else 0)
+
+        return KERNEL(x1, x2) + jax.pure_callback(first, jax.ShapeDtypeStruct((), "float32"))
+
+    _, engine = pool(broken)
+    x1, x2 = images(12, 0), images(8, 1)
+    same(engine.gram(x1, x2), blockwise.build(KERNEL, block_size=BLOCK).gram(x1, x2))
+    assert path.exists()
+
+
+def test_what_is_never_a_number_is_handed_on():
+    _, engine = pool(lambda x1, x2: KERNEL(x1, x2) * jnp.nan)
+    assert np.isnan(engine.gram(images(3, 0), images(2, 1))).all()
+
+
+@pytest.mark.slow
+def test_workers_that_cannot_start_end_the_run():
+    class Unloadable:
+        def __reduce__(self):
+            return (exec, ("raise ImportError('no kipx here')",))
+
+    crew = workers.Crew({"gram": Unloadable()}, None, 1)
+    engine = blockwise.over(crew, KERNEL, BLOCK)
+    with pytest.raises(checks.EngineError, match="no worker of the pool answers"):
+        engine.gram(images(3, 0))
+
+
+def test_nothing_is_left_behind(tmp_path):
+    """A run of its own: no process, no file in the home folder, no temporary folder."""
+    command = [sys.executable, "-c", "from kipx.cli import main; main()", "distill", "engine=pool", "kernel=fc"]
+    command += ["kernel.depth=1", "steps=1", "baseline.draws=0", "hydra.run.dir=run", "target.batch_size=20"]
+    home, temporary = tmp_path / "home", pathlib.Path("/tmp") / f"kipx-{os.getpid()}"
+    home.mkdir()
+    temporary.mkdir()
+    environment = {**os.environ, "HOME": str(home), "TMPDIR": str(temporary)}
+    environment.pop("RAY_ADDRESS", None)
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert not [*home.glob("**/*ray*"), *home.glob(".ray*")]
+    assert not list(temporary.glob("kipx-ray-*"))
+    running = subprocess.run(["pgrep", "-f", str(temporary)], capture_output=True, text=True).stdout
+    assert not running
+    for path in temporary.iterdir():
+        assert "ray" not in path.name
