@@ -1,5 +1,5 @@
 # make demo and make test do all the set-up, on a machine with git, make and Python >= 3.11.
-.PHONY: demo test test-slow lint lock agreement accuracy bench docs clean
+.PHONY: demo test test-slow lint lock agreement accuracy bench bench-engines docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,10 +10,10 @@ demo: $(VENV)/installed
 	$(BIN)/kipx distill
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-slow: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -27,6 +27,9 @@ accuracy: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/kernel.py docs/results/kernel.json docs/performance.md
+
+bench-engines: $(VENV)/installed
+	$(BIN)/python benchmarks/engines.py docs/results/engines.json docs/scaling.md
 
 docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'

@@ -21,6 +21,7 @@ from kipx.kernel import build
 
 ray = pytest.importorskip("ray")
 Cluster = pytest.importorskip("ray.cluster_utils").Cluster
+pytestmark = pytest.mark.xdist_group("pool")  # one cluster
 KERNEL = build(fc(depth=2), "ntk", "float32")
 BLOCK = (3, 2)
 
@@ -53,6 +54,7 @@ def same(a, b):
 def cluster():
     """Ray with three nodes of one core, all of them on this machine, whatever it has."""
     with pytest.MonkeyPatch.context() as patch:
+        ray.shutdown()  # of a test before
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})

@@ -41,9 +41,11 @@ def build(
     block_size = blocks.check_size(block_size)
     hosts.connect(coordinator, num_processes, process_id)
     mesh = Mesh(np.array(jax.devices()), (DEVICES,))
-    size_of = lambda x: block_size or blocks.fitting_size(kernel_fn, x.shape[1:])  # noqa: E731
     over = partial(jax.shard_map, mesh=mesh, check_vma=False)
     compiled = partial(jax.jit, out_shardings=NamedSharding(mesh, ALL))
+
+    def size_of(x):
+        return block_size or blocks.fitting_size(kernel_fn, x.shape[1:])
 
     @compiled
     def rows_gram(x1, x2):

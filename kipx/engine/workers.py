@@ -82,9 +82,8 @@ class Crew:
         while given < len(tasks):
             self._look()
             while (slot := self._free()) is not None:
-                index = (
-                    left.popleft() if left else self._late(slot, set(range(given, len(tasks))) - results.keys(), usual)
-                )
+                wanted = () if left else set(range(given, len(tasks))) - results.keys()
+                index = left.popleft() if left else self._late(slot, wanted, usual)
                 if index is None:
                     break
                 answer = self.workers[slot].evaluate.remote(name, blocks1, blocks2, *tasks[index])
@@ -136,11 +135,11 @@ class Crew:
             except ray.exceptions.RayError as error:
                 yield from ((flown, None) for flown in self._lose(slot, error))
             else:
-                self.strikes[slot[0]] = 0
                 if reference in self.joining:
                     _, self.workers[slot] = self.joining.pop(reference)
                     self.pids[slot] = value
                 else:
+                    self.strikes[slot[0]] = 0
                     yield self.flying.pop(reference), value
 
     def _lose(self, slot, error):
