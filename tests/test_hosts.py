@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 from kipx import checks
@@ -99,6 +100,18 @@ def test_one_signal_stops_both_at_the_same_step(tmp_path):
     assert [code for code, _ in ended] == [143, 143]
     step = rows(tmp_path / "run")[-1]["step"]
     assert all(f"stopped at step {step}" in err for _, err in ended)
+
+
+def test_a_slurm_step_of_several_tasks_connects_by_itself(monkeypatch):
+    asked = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments, **_: asked.append(arguments))
+    hosts.connect()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    hosts.connect()
+    assert asked == []
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    hosts.connect()
+    assert asked == [(None, None, None)]  # JAX reads the rest from Slurm's variables
 
 
 def test_refusals():

@@ -10,6 +10,10 @@ import time
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_module
+
+from kipx import checks, config
+from kipx.commands import distill
 
 ARGUMENTS = [
     "distill",
@@ -134,3 +138,25 @@ def test_a_damaged_checkpoint_is_named(done):
     assert code == 2, err
     assert "checkpoint at step 40" in err
     assert "Traceback" not in err
+
+
+def test_a_failed_worker_leaves_a_good_checkpoint(tmp_path, whole):
+    """The engine fails in the ninth step's backward pass; the run goes on from the eighth."""
+    with initialize_config_module("kipx.conf", version_base="1.3"):
+        values = config.plain(compose("distill", overrides=ARGUMENTS[1:]), config.DISTILL)
+    arguments, calls = config.distill(values), []
+    engine = arguments["engine"]
+
+    def failing(*inputs):
+        calls.append(inputs)
+        if len(calls) > 16:  # two calls a step
+            raise checks.EngineError("engine: worker 7 failed")
+        return engine.vjp(*inputs)
+
+    arguments["show"] = False
+    with pytest.raises(checks.EngineError, match=f"worker 7 failed; go on with kipx distill resume={tmp_path}"):
+        broken = {**arguments, "engine": engine._replace(vjp=failing)}
+        distill.run(tmp_path, overrides=[], config=values, **broken)
+    assert rows(tmp_path)[-1]["step"] == 8
+    distill.run(tmp_path, overrides=None, config=values, **arguments)
+    assert rows(tmp_path) == rows(whole)

@@ -12,10 +12,12 @@ from kipx.engine import hosts
 
 
 class Keeper(NamedTuple):
-    """Attributes:
-    state: the last one saved, None if there is none.
-    record: row -> None, for metrics.jsonl and the progress bar.
-    save: state -> None, a checkpoint.
+    """How a run leaves its traces.
+
+    Attributes:
+      state: the last one saved, None if there is none.
+      record: row -> None, for metrics.jsonl and the progress bar.
+      save: state -> None, a checkpoint.
     """
 
     state: Any

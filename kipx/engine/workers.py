@@ -25,7 +25,8 @@ SLOW = 3.0  # times the usual time of a block, before an idle worker computes it
 class Worker:
     """One process, on some cores or on one GPU."""
 
-    def __init__(self, functions, x64, cores):
+    def __init__(self, kit, cores):
+        functions, x64 = kit
         if cores and hasattr(os, "sched_setaffinity"):
             mine = sorted(os.sched_getaffinity(0))
             os.sched_setaffinity(0, {mine[core % len(mine)] for core in cores})
@@ -55,7 +56,7 @@ class Crew:
           UserError: Ray is not there, or no cluster is.
         """
         self.ray, self.cpus = _connect(address), cpus
-        self.kit = self.ray.put((functions, jax.config.jax_enable_x64))
+        self.kit = self.ray.put((functions, jax.config.jax_enable_x64))  # once for all workers
         self.workers, self.pids = {}, {}  # slot (node, number) -> actor that has said hello, its process
         self.joining = {}  # reference of hello -> (slot, actor)
         self.flying = collections.OrderedDict()  # reference of an answer -> (slot, call, index, since)
@@ -178,16 +179,9 @@ class Crew:
         needs = {"num_gpus": 1, "num_cpus": 0} if gpu else {"num_cpus": self.cpus}
         cores = None if gpu else range(number * self.cpus, (number + 1) * self.cpus)
         platform = {} if gpu else {"env_vars": {"JAX_PLATFORMS": "cpu"}}
-        actor = self.ray.remote(_Starter).options(scheduling_strategy=where, runtime_env=platform, **needs)
+        actor = self.ray.remote(Worker).options(scheduling_strategy=where, runtime_env=platform, **needs)
         actor = actor.remote(self.kit, cores)
         self.joining[actor.hello.remote()] = slot, actor
-
-
-class _Starter(Worker):
-    """A Worker from the reference that all of them share."""
-
-    def __init__(self, kit, cores):
-        super().__init__(*kit, cores)
 
 
 def _last_line(error):
