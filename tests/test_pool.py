@@ -5,6 +5,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -189,16 +190,12 @@ def test_nothing_is_left_behind(tmp_path):
     """A run of its own: no process, no file in the home folder, no temporary folder."""
     command = [sys.executable, "-c", "from kipx.cli import main; main()", "distill", "engine=pool", "kernel=fc"]
     command += ["kernel.depth=1", "steps=1", "baseline.draws=0", "hydra.run.dir=run", "target.batch_size=20"]
-    home, temporary = tmp_path / "home", pathlib.Path("/tmp") / f"kipx-{os.getpid()}"
-    home.mkdir()
-    temporary.mkdir()
-    environment = {**os.environ, "HOME": str(home), "TMPDIR": str(temporary)}
-    environment.pop("RAY_ADDRESS", None)
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    assert not [*home.glob("**/*ray*"), *home.glob(".ray*")]
-    assert not list(temporary.glob("kipx-ray-*"))
-    running = subprocess.run(["pgrep", "-f", str(temporary)], capture_output=True, text=True).stdout
-    assert not running
-    for path in temporary.iterdir():
-        assert "ray" not in path.name
+    (tmp_path / "home").mkdir()
+    with tempfile.TemporaryDirectory(prefix="kipx-") as temporary:  # tmp_path is too long for Ray's sockets
+        environment = {**os.environ, "HOME": str(tmp_path / "home"), "TMPDIR": temporary}
+        environment.pop("RAY_ADDRESS", None)
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr
+        assert not [path for path in pathlib.Path(temporary).iterdir() if "ray" in path.name]
+        assert not subprocess.run(["pgrep", "-f", temporary], capture_output=True, text=True).stdout
+    assert not [*(tmp_path / "home").glob("**/*ray*")]

@@ -41,39 +41,12 @@ def build(
     block_size = blocks.check_size(block_size)
     hosts.connect(coordinator, num_processes, process_id)
     mesh = Mesh(np.array(jax.devices()), (DEVICES,))
-    over = partial(jax.shard_map, mesh=mesh, check_vma=False)
-    compiled = partial(jax.jit, out_shardings=NamedSharding(mesh, ALL))
 
     def size_of(x):
         return block_size or blocks.fitting_size(kernel_fn, x.shape[1:])
 
-    @compiled
-    def rows_gram(x1, x2):
-        return over(lambda a, b: _gram(kernel_fn, a, b, *size_of(b)), in_specs=(ROWS, ALL), out_specs=ROWS)(x1, x2)
-
-    @compiled
-    def rows_vjp(x1, x2, cotangent):
-        def local(a, b, ct):
-            return jax.lax.psum(_vjp(kernel_fn, a, b, ct, *size_of(b)), DEVICES)
-
-        return over(local, in_specs=(ROWS, ALL, ROWS), out_specs=ALL)(x1, x2, cotangent)
-
-    @compiled
-    def symmetric_gram(x):
-        blocks1, i, j = _dealt(x, min(size_of(x)), mesh.size)
-        k = over(partial(_tiles, kernel_fn), in_specs=(ALL, ROWS, ROWS), out_specs=ROWS)(blocks1, i, j)
-        m = len(blocks1)
-        return blocks.join_upper(k[: len(blocks.upper(m)[0])], m, x.shape[0])
-
-    @compiled
-    def symmetric_vjp(x, cotangent):
-        blocks1, i, j = _dealt(x, min(size_of(x)), mesh.size)
-        cts = blocks.pad(blocks.cut_upper(cotangent, blocks1), len(i))
-
-        def local(*arguments):
-            return jax.lax.psum(_tiles_vjp(kernel_fn, *arguments), DEVICES)
-
-        return blocks.uncut(over(local, in_specs=(ALL, ROWS, ROWS, ROWS), out_specs=ALL)(blocks1, i, j, cts), x)
+    rows_gram, rows_vjp = _by_rows(kernel_fn, mesh, size_of)
+    symmetric_gram, symmetric_vjp = _by_tiles(kernel_fn, mesh, size_of)
 
     def gram(x1, x2=None):
         check_inputs(x1, x2)
@@ -88,6 +61,54 @@ def build(
         return _here(rows_vjp, _deal(x1, mesh), _place(x2, mesh, ALL), _deal(cotangent, mesh))
 
     return Engine(gram, vjp)
+
+
+def _by_rows(kernel_fn, mesh, size_of):
+    """gram and vjp of two sets, compiled; the rows are dealt out."""
+    over, compiled = _over(mesh)
+
+    @compiled
+    def gram(x1, x2):
+        return over(lambda a, b: _gram(kernel_fn, a, b, *size_of(b)), in_specs=(ROWS, ALL), out_specs=ROWS)(x1, x2)
+
+    @compiled
+    def vjp(x1, x2, cotangent):
+        def local(a, b, ct):
+            return jax.lax.psum(_vjp(kernel_fn, a, b, ct, *size_of(b)), DEVICES)
+
+        return over(local, in_specs=(ROWS, ALL, ROWS), out_specs=ALL)(x1, x2, cotangent)
+
+    return gram, vjp
+
+
+def _by_tiles(kernel_fn, mesh, size_of):
+    """gram and vjp of one set with itself, compiled; the tiles on and above the diagonal are dealt out."""
+    over, compiled = _over(mesh)
+
+    @compiled
+    def gram(x):
+        blocks1, i, j = _dealt(x, min(size_of(x)), mesh.size)
+        k = over(partial(_tiles, kernel_fn), in_specs=(ALL, ROWS, ROWS), out_specs=ROWS)(blocks1, i, j)
+        m = len(blocks1)
+        return blocks.join_upper(k[: len(blocks.upper(m)[0])], m, x.shape[0])
+
+    @compiled
+    def vjp(x, cotangent):
+        blocks1, i, j = _dealt(x, min(size_of(x)), mesh.size)
+        cts = blocks.pad(blocks.cut_upper(cotangent, blocks1), len(i))
+
+        def local(*arguments):
+            return jax.lax.psum(_tiles_vjp(kernel_fn, *arguments), DEVICES)
+
+        return blocks.uncut(over(local, in_specs=(ALL, ROWS, ROWS, ROWS), out_specs=ALL)(blocks1, i, j, cts), x)
+
+    return gram, vjp
+
+
+def _over(mesh):
+    """shard_map over the mesh, and jit whose results are on every device."""
+    everywhere = NamedSharding(mesh, ALL)
+    return partial(jax.shard_map, mesh=mesh, check_vma=False), partial(jax.jit, out_shardings=everywhere)
 
 
 def _dealt(x, size, devices):
