@@ -126,7 +126,7 @@ def test_a_block_at_a_slow_worker_is_computed_by_an_idle_one_too(tmp_path):
         def wait():
             try:
                 path.touch(exist_ok=False)
-                time.sleep(30)
+                time.sleep(90)
             except FileExistsError:
                 time.sleep(0.05)
 
@@ -137,7 +137,7 @@ def test_a_block_at_a_slow_worker_is_computed_by_an_idle_one_too(tmp_path):
     x1, x2 = images(12, 0), images(8, 1)
     began = time.monotonic()
     same(engine.gram(x1, x2), blockwise.build(KERNEL, block_size=BLOCK).gram(x1, x2))
-    assert time.monotonic() - began < 25  # the first block alone takes 30 s
+    assert time.monotonic() - began < 80  # the first block alone takes 90 s
 
 
 def test_a_worker_that_raises_stops_the_run_and_names_the_block():
