@@ -67,13 +67,14 @@ def forward(plan, image1, image2, own, kinds, work):
       (nngp, ntk) of the last stage's output.
     """
     work.nngp_store[0] = WIDE_ZERO
-    work.ntk_store[0] = ZERO
+    if kinds == 2:
+        work.ntk_store[0] = ZERO
     nngp = ntk = WIDE_ZERO
     for s in range(len(plan.stages)):
         stage = plan.stages[s]
         for m in range(pools.offsets(stage.radius_y)):
             dy = _offset(stage.radius_y, m)
-            pools.clear_columns(plan, s, work)
+            pools.clear_columns(plan, s, kinds, work)
             for n in range(pools.offsets(stage.radius_x)):
                 at = _plane(stage, s, dy, _offset(stage.radius_x, n))
                 k = _through(plan, stage, at, image1, image2, own, kinds, NO, work)
@@ -185,13 +186,15 @@ def _load(stage, at, image1, image2, masks, kinds, work):
     start = pools.slot(stage, at.dy, at.dx)
     if at.stage == NONE:
         planes.multiply(image1.pixels, image2.pixels, at, masks, work.nngp[0])
-        planes.clear(work.ntk[0], at.pad, at.size)
+        if kinds == 2:
+            planes.clear(work.ntk[0], at.pad, at.size)
     else:
         planes.copy(work.nngp_store[0], start, work.nngp[0], at.pad, at.size)
         if kinds == 2:
             planes.copy(work.ntk_store[0], start, work.ntk[0], at.pad, at.size)
     _seal(work.nngp[0], stage, at)
-    _seal(work.ntk[0], stage, at)
+    if kinds == 2:
+        _seal(work.ntk[0], stage, at)
     return at.stage == NONE
 
 

@@ -26,12 +26,13 @@ def slot(stage, dy, dx):
 
 
 @compiled
-def clear_columns(plan, s, work):
+def clear_columns(plan, s, kinds, work):
     """Zeros for one dy of a stage, forward."""
     if plan.stages[s].pool != NONE:
         for n in range(_columns(plan, s)):
             planes.clear(work.nngp_columns[n], NONE, _pooled(plan.stages[s]))
-            planes.clear(work.ntk_columns[n], NONE, _pooled(plan.stages[s]))
+            if kinds == 2:
+                planes.clear(work.ntk_columns[n], NONE, _pooled(plan.stages[s]))
 
 
 @compiled
