@@ -46,7 +46,8 @@ $(VENV)/installed: requirements.lock setup.cfg pyproject.toml
 lock: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--extra dev --extra oracle --extra pool --override requirements.overrides setup.cfg -o requirements.lock
+		--extra dev --extra oracle --extra pool --extra launchers --extra ray-launcher \
+		--override requirements.overrides setup.cfg -o requirements.lock
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

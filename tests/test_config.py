@@ -10,7 +10,7 @@ import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from kipx import checks, config
+from kipx import arguments, checks, config
 from kipx.commands import distill
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -56,8 +56,8 @@ def test_every_option_distils(group, option, tiny_npz, tmp_path):
     overrides += ["kernel.depth=1"] if option in ("convnet", "convnet3", "convvec") else []
     overrides += [] if group == "dataset" else ["dataset=npz"]
     overrides += [] if option == "digits" else [f"dataset.path={tiny_npz}"]
-    values = config.plain(composed(*overrides), config.DISTILL)
-    summary = distill.run(tmp_path, overrides=[], config=values, **config.distill(values))
+    values = config.plain(composed(*overrides), arguments.DISTILL)
+    summary = distill.run(tmp_path, overrides=[], config=values, **arguments.distill(values))
     assert summary["steps"] == 2
     assert 0 <= summary["test_accuracy"] <= 1
 
@@ -66,14 +66,14 @@ def test_every_option_distils(group, option, tiny_npz, tmp_path):
 def test_every_sweep_composes_and_sweeps_over_keys_that_exist(path):
     text = path.read_text()
     assert f"kipx distill -m +{path.parent.name}={path.stem}" in text
-    config.plain(composed(f"+{path.parent.name}={path.stem}"), config.DISTILL)
+    config.plain(composed(f"+{path.parent.name}={path.stem}"), arguments.DISTILL)
     for key in yaml.safe_load(text)["hydra"]["sweeper"]["params"]:
         assert OmegaConf.select(composed(), key, default="absent") != "absent", key
 
 
 def test_the_headline_depth_follows_the_data_set():
-    assert config.plain(composed(), config.DISTILL)["kernel"]["architecture"]["depth"] == 2
-    values = config.plain(composed("dataset=npz", "preprocess=zca"), config.DISTILL)
+    assert config.plain(composed(), arguments.DISTILL)["kernel"]["architecture"]["depth"] == 2
+    values = config.plain(composed("dataset=npz", "preprocess=zca"), arguments.DISTILL)
     assert values["kernel"]["architecture"] == {
         "_target_": "kipx.architecture.convnet",
         "depth": 3,
@@ -87,10 +87,10 @@ def test_the_other_backend_gives_the_same_kernel(allow_rank_promotion, monkeypat
     monkeypatch.setenv("XLA_FLAGS", "--xla_disable_hlo_passes=algsimp")  # read by the check; XLA has started already
     x = np.random.default_rng(0).normal(size=(2, 4, 4, 1))
     sections = [
-        config.plain(composed("kernel.depth=1", f"kernel.backend={b}"), config.DISTILL)["kernel"]
+        config.plain(composed("kernel.depth=1", f"kernel.backend={b}"), arguments.DISTILL)["kernel"]
         for b in ("kipx", "neural_tangents")
     ]
-    ours, theirs = (jax.jit(config.kernel(section))(x) for section in sections)
+    ours, theirs = (jax.jit(arguments.kernel(section))(x) for section in sections)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
@@ -98,12 +98,12 @@ def test_the_other_backend_gives_the_same_kernel(allow_rank_promotion, monkeypat
 def test_the_other_backend_is_refused_where_it_would_crash(version, refused, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     monkeypatch.setattr(jax, "__version_info__", version)
-    section = config.plain(composed("kernel=fc", "kernel.backend=neural_tangents"), config.DISTILL)["kernel"]
+    section = config.plain(composed("kernel=fc", "kernel.backend=neural_tangents"), arguments.DISTILL)["kernel"]
     if refused:
         with pytest.raises(checks.UserError, match=r"XLA_FLAGS=--xla_disable_hlo_passes=algsimp"):
-            config.kernel(section)
+            arguments.kernel(section)
     else:
-        assert callable(config.kernel(section))
+        assert callable(arguments.kernel(section))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_the_other_backend_is_refused_where_it_would_crash(version, refused, mon
 )
 def test_plain_refuses(override, message):
     with pytest.raises(checks.UserError, match=message):
-        config.plain(composed(override), config.DISTILL)
+        config.plain(composed(override), arguments.DISTILL)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_plain_refuses(override, message):
 )
 def test_building_refuses(override, message):
     with pytest.raises(checks.UserError, match=message):
-        config.distill(config.plain(composed(override), config.DISTILL))
+        arguments.distill(config.plain(composed(override), arguments.DISTILL))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_building_refuses(override, message):
     ],
 )
 def test_running_refuses_and_leaves_no_run_behind(override, message, tmp_path):
-    values = config.plain(composed(override), config.DISTILL)
+    values = config.plain(composed(override), arguments.DISTILL)
     with pytest.raises(checks.UserError, match=message):
-        distill.run(tmp_path / "run", overrides=[], config=values, **config.distill(values))
+        distill.run(tmp_path / "run", overrides=[], config=values, **arguments.distill(values))
     assert not (tmp_path / "run").exists()

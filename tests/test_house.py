@@ -17,7 +17,7 @@ LEVELS = [
     ("kipx.distill",),
     ("kipx.data", "kipx.artifacts", "kipx.checkpoints", "kipx.track"),
     ("kipx.report",),
-    ("kipx.commands", "kipx.config", "kipx.cli"),
+    ("kipx.commands", "kipx.config", "kipx.arguments", "kipx.app", "kipx.cli"),
 ]
 NUMERIC = {"jax", "numpy", "optax", "flax", "jaxtyping", "neural_tangents", "numba", "ray"}
 ALONE = {

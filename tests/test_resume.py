@@ -12,7 +12,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_module
 
-from kipx import checks, config
+from kipx import arguments, checks, config
 from kipx.commands import distill
 
 ARGUMENTS = [
@@ -143,9 +143,9 @@ def test_a_damaged_checkpoint_is_named(done):
 def test_a_failed_worker_leaves_a_good_checkpoint(tmp_path, whole):
     """The engine fails in the ninth step's backward pass; the run goes on from the eighth."""
     with initialize_config_module("kipx.conf", version_base="1.3"):
-        values = config.plain(compose("distill", overrides=ARGUMENTS[1:]), config.DISTILL)
-    arguments, calls = config.distill(values), []
-    engine = arguments["engine"]
+        values = config.plain(compose("distill", overrides=ARGUMENTS[1:]), arguments.DISTILL)
+    built, calls = arguments.distill(values), []
+    engine = built["engine"]
 
     def failing(*inputs):
         calls.append(inputs)
@@ -153,10 +153,10 @@ def test_a_failed_worker_leaves_a_good_checkpoint(tmp_path, whole):
             raise checks.EngineError("engine: worker 7 failed")
         return engine.vjp(*inputs)
 
-    arguments["show"] = False
+    built["show"] = False
     with pytest.raises(checks.EngineError, match=f"worker 7 failed; go on with kipx distill resume={tmp_path}"):
-        broken = {**arguments, "engine": engine._replace(vjp=failing)}
+        broken = {**built, "engine": engine._replace(vjp=failing)}
         distill.run(tmp_path, overrides=[], config=values, **broken)
     assert rows(tmp_path)[-1]["step"] == 8
-    distill.run(tmp_path, overrides=None, config=values, **arguments)
+    distill.run(tmp_path, overrides=None, config=values, **built)
     assert rows(tmp_path) == rows(whole)
