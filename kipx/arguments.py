@@ -9,7 +9,7 @@ from kipx import artifacts, checks
 from kipx.config import CALL, build
 
 MAY_CHANGE = ("steps", "engine", "logger")  # of a run that is resumed
-_DATASET = {"load": CALL, "pools": int, "path": str | None}
+_DATASET = {"load": CALL, "pools": int, "path": str | None, "data_dir": str | None, "raw_dir": str | None}
 _KERNEL = {"architecture": CALL, "depth": int, "kind": str, "dtype": str, "backend": str}
 DISTILL = {
     "seed": int,
@@ -28,6 +28,7 @@ DISTILL = {
     "checkpoint": {"every_s": float},
     "logger": {"progress": bool},
 }
+PREPARE = {"dataset": _DATASET}
 EVALUATE = {"run": str, "ridge": float, "dataset": _DATASET, "kernel": _KERNEL, "engine": CALL}
 
 
@@ -86,14 +87,38 @@ def evaluate(values):
     }
 
 
+def prepare(values):
+    """Arguments of `kipx.commands.prepare.run`; UserError for a data set that needs no preparing."""
+    section = values["dataset"]
+    if "name" not in section["load"]:
+        raise checks.UserError(
+            f"dataset: expected a published one to prepare, {section['load']['_target_']} needs no preparing"
+        )
+    return {"name": section["load"]["name"], "data_dir": section["data_dir"], "raw_dir": section["raw_dir"]}
+
+
 def with_run(cfg, saved):
     """The config of evaluate, what it leaves open filled from the run: data set, kernel, ridge."""
     chosen = {key: value for key, value in OmegaConf.to_container(cfg).items() if value is not None}
-    return OmegaConf.merge({key: saved.get(key) for key in ("dataset", "kernel", "ridge") if key not in chosen}, chosen)
+    data_dir = chosen.pop("dataset")["data_dir"] if "load" not in chosen["dataset"] else None
+    known = {key: saved.get(key) for key in ("dataset", "kernel", "ridge") if key not in chosen}
+    merged = OmegaConf.merge(known, chosen)
+    if data_dir is not None:
+        _find_data_in(merged, data_dir)
+    return merged
+
+
+def _find_data_in(cfg, data_dir):
+    """Points a resolved config to another folder of prepared data sets."""
+    cfg.dataset.data_dir = data_dir
+    if "data_dir" in cfg.dataset.load:
+        cfg.dataset.load.data_dir = data_dir
 
 
 def resumed(cfg, overrides):
     """The config of the run folder `cfg.resume`, with the overrides that a resumed run may have.
+
+    Beside MAY_CHANGE that is dataset.data_dir: prepared data may lie elsewhere.
 
     Raises:
       UserError: the folder is no run, or an override is of something other than steps, engine or logger.
@@ -103,6 +128,9 @@ def resumed(cfg, overrides):
         key = override.lstrip("+~").partition("=")[0]
         group = key.partition(".")[0]
         if group == "resume":
+            continue
+        if key == "dataset.data_dir":
+            _find_data_in(saved, cfg.dataset.data_dir)
             continue
         if group not in MAY_CHANGE:
             raise checks.UserError(

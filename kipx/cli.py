@@ -14,6 +14,7 @@ HELP = """kipx distils data sets with the kernels of infinitely wide networks.
 
   kipx distill [overrides]       learn a small support set; alone: the demo, digits in under 90 seconds
   kipx evaluate run=<folder>     the test accuracy of a distilled set, again or under another kernel
+  kipx prepare dataset=<name>    download a published data set, or take its files from dataset.raw_dir=<folder>
 
   kipx <command> --help          its options; -m for a sweep; --cfg job prints the config
   eval "$(kipx --shell-completion install=bash)"     completes options with the tab key"""
@@ -52,7 +53,17 @@ def evaluate(cfg):
         _print_table(*command.table(result, cfg.run))
 
 
-COMMANDS = {"distill": distill, "evaluate": evaluate}
+def prepare(cfg):
+    """Makes a published data set ready to be read."""
+    from kipx import arguments, config
+
+    values = arguments.prepare(config.plain(cfg, arguments.PREPARE))
+    from kipx.commands import prepare as command
+
+    _print_table(*command.table(values["name"], command.run(**values)))
+
+
+COMMANDS = {"distill": distill, "evaluate": evaluate, "prepare": prepare}
 
 
 def main():

@@ -1,8 +1,8 @@
 """The names that are relied on from outside, as far as they exist; a name once here stays."""
 
-COMMANDS = ("distill", "evaluate")
+COMMANDS = ("distill", "evaluate", "prepare")
 GROUPS = {
-    "dataset": ("digits", "npz"),
+    "dataset": ("digits", "mnist", "fashion_mnist", "svhn_cropped", "cifar10", "cifar100", "npz"),
     "preprocess": ("standardize", "zca"),
     "kernel": ("convnet", "convnet3", "convvec", "fc", "myrtle"),
     "support": ("natural", "noise"),
@@ -18,6 +18,8 @@ KEYS = (
     "steps",
     "ridge",
     "resume",
+    "dataset.data_dir",
+    "dataset.raw_dir",
     "kernel.depth",
     "kernel.kind",
     "kernel.dtype",

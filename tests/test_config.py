@@ -36,6 +36,29 @@ def tiny_npz(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """name -> folder in which a published data set is prepared from a few images of noise."""
+    from kipx.data import prepare, published
+
+    def folder(name):
+        features, data_dir = published.open_builder(name).info.features, tmp_path_factory.mktemp(name)
+        splits = {split: few(features, n) for split, n in (("train", 200), ("test", 100))}
+        labels = [f for f in features if f.endswith("label")] if name.startswith("cifar") else []
+        classes = {f: [f"{f}_{i}" for i in range(features[f].num_classes)] for f in labels}
+        prepare.write(name, splits, classes, data_dir)
+        return data_dir
+
+    return folder
+
+
+def few(features, n):
+    """{feature: values} of n examples, classes in turn."""
+    values = {"image": np.random.default_rng(n).integers(0, 256, (n, *features["image"].shape), np.uint8)}
+    values |= {f: np.arange(n) % c.num_classes for f, c in features.items() if f.endswith("label")}
+    return values | ({"id": [f"id_{i}" for i in range(n)]} if "id" in features else {})
+
+
 def test_the_contract_is_what_there_is():
     assert {(g, o) for g, names in contract.GROUPS.items() for o in names} == set(options())
     cfg = composed()
@@ -49,13 +72,15 @@ def test_the_contract_is_what_there_is():
 
 
 @pytest.mark.parametrize(("group", "option"), options())
-def test_every_option_distils(group, option, tiny_npz, tmp_path):
+def test_every_option_distils(group, option, tiny_npz, prepared, tmp_path):
     """Two steps with the option, on few and small images, with a cheap kernel unless the option is a kernel."""
-    overrides = [f"{group}={option}", "steps=2", "target.batch_size=20", "baseline.draws=1", "logger.progress=false"]
+    overrides = [f"{group}={option}", "steps=2", "target.batch_size=100", "baseline.draws=1", "logger.progress=false"]
     overrides += [] if group == "kernel" else ["kernel=fc"]
     overrides += ["kernel.depth=1"] if option in ("convnet", "convnet3", "convvec") else []
     overrides += [] if group == "dataset" else ["dataset=npz"]
-    overrides += [] if option == "digits" else [f"dataset.path={tiny_npz}"]
+    published = group == "dataset" and option not in ("digits", "npz")
+    overrides += [f"dataset.data_dir={prepared(option)}"] if published else []
+    overrides += [] if option == "digits" or published else [f"dataset.path={tiny_npz}"]
     values = config.plain(composed(*overrides), arguments.DISTILL)
     summary = distill.run(tmp_path, overrides=[], config=values, **arguments.distill(values))
     assert summary["steps"] == 2

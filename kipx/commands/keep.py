@@ -69,4 +69,11 @@ def _shared(state, start):
 def _identity(config):
     """A hash of all that decides the numbers: the config without what a resumed run may change."""
     decisive = {key: value for key, value in config.items() if key not in ("steps", "engine", "logger", "resume")}
+    decisive["dataset"] = _anywhere(config["dataset"])
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def _anywhere(section):
+    """A data set's config without the folders that it lies in: the same files may move."""
+    parts = {key: value for key, value in section.items() if key not in ("data_dir", "raw_dir")}
+    return {key: _anywhere(value) if isinstance(value, dict) else value for key, value in parts.items()}

@@ -1,0 +1,91 @@
+"""kipx prepare: a published data set, downloaded or from a folder, as tensorflow-datasets would have prepared it."""
+
+import contextlib
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from kipx import checks
+from kipx.data import download, prepare, published, raw
+from kipx.data.sources import SOURCES
+
+CONSOLE = Console(stderr=True)
+
+
+def run(*, name, data_dir, raw_dir, source=None, say=lambda text: CONSOLE.print(text, highlight=False, soft_wrap=True)):
+    """Prepares a published data set, unless it is there already, and reads it back.
+
+    Args:
+      name: as tensorflow-datasets has it.
+      data_dir: folder of prepared data sets; None: see `kipx.data.published.folder`.
+      raw_dir: folder with the published files; None: download them.
+      source: kipx.data.sources.Source; None: the published one.
+      say: text -> None, for news.
+    Returns:
+      {'folder', 'new', 'train', 'test', 'shape', 'classes'}.
+    Raises:
+      UserError: files that are missing or wrong, or a folder that cannot be written.
+    """
+    source = SOURCES[name] if source is None else source
+    try:
+        with prepare.alone(name, data_dir, waiting=lambda: say(f"{name}: waiting for another kipx prepare")):
+            new = not _is_whole(name, data_dir, say)
+            if new:
+                splits, class_names = source.read(_contents(name, source, data_dir, raw_dir, say))
+                prepare.write(name, splits, class_names, data_dir, watch=_watch(f"writing {name}"))
+            data = published.load(name=name, data_dir=data_dir)
+    except OSError as error:
+        raise checks.UserError(f"{name}: cannot prepare in {published.folder(data_dir)}: {error}") from error
+    where = str(published.open_builder(name, data_dir).data_path)
+    sizes = {"train": len(data.y_train), "test": len(data.y_test)}
+    return {"folder": where, "new": new, **sizes, "shape": data.x_train.shape[1:], "classes": data.classes}
+
+
+def _is_whole(name, data_dir, say):
+    """Whether it is prepared, by reading all of it; what is not whole is announced."""
+    builder = published.open_builder(name, data_dir)
+    try:
+        if published.is_prepared(builder):
+            published.load(name=name, data_dir=data_dir)
+            return True
+    except checks.UserError as error:
+        say(f"{error}; doing so")
+    return False
+
+
+def _contents(name, source, data_dir, raw_dir, say):
+    """{name: bytes} of all that was published, from `raw_dir` or downloaded."""
+    if raw_dir is not None:
+        return raw.read(name, source, raw_dir)
+    contents, folder = {}, published.folder(data_dir) / "downloads" / name
+    for archive in source.archives:
+        say(f"{name}: {archive.url}, {archive.size / 1e6:.1f} MB")
+        with _bar(archive) as advance:
+            path = download.fetch(name, archive, folder, advance=advance)
+        contents |= raw.unpack(path, source.folder, archive.contents)
+    return contents
+
+
+@contextlib.contextmanager
+def _bar(archive):
+    """A bar on a terminal, nothing elsewhere; yields bytes so far -> None."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=CONSOLE, disable=not CONSOLE.is_terminal) as progress:
+        task = progress.add_task(raw.file_name(archive), total=archive.size)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def _watch(title):
+    def watch(examples, total):
+        with Progress(console=CONSOLE, disable=not CONSOLE.is_terminal, transient=True) as progress:
+            yield from progress.track(examples, total=total, description=title)
+
+    return watch
+
+
+def table(name, result):
+    """Title, rows and closing line of what is printed."""
+    shape = "x".join(map(str, result["shape"]))
+    rows = [(f"{split} images", f"{result[split]:,} of {shape}") for split in ("train", "test")]
+    title = f"{name} {'prepared' if result['new'] else 'was prepared already'}"
+    return title, [*rows, ("classes", str(result["classes"]))], f"folder: {result['folder']}"

@@ -1,0 +1,95 @@
+"""Writes a published data set as tensorflow-datasets would, without TensorFlow: its name, version, features, order."""
+
+import contextlib
+import fcntl
+import io
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import PIL.Image
+import tensorflow_datasets as tfds
+
+from kipx import checks
+from kipx.data import published
+
+
+def write(name, splits, class_names, data_dir=None, *, watch=lambda examples, total: examples):
+    """Writes a data set beside its place and moves it there when it is whole.
+
+    Args:
+      name: as tensorflow-datasets has it.
+      splits: {"train" | "test": {feature: values}}, `image` (n, h, w, c) uint8, the others as long.
+      class_names: {feature: names}, where the code of tensorflow-datasets does not have them.
+      data_dir: folder of prepared data sets; None: see `published.folder`. Nobody else may write there: see `alone`.
+      watch: (examples, total) -> the same examples, for a progress bar.
+    Returns:
+      The folder of the prepared data set.
+    """
+    scratch = published.folder(data_dir) / f"incomplete.{name}"
+    shutil.rmtree(scratch, ignore_errors=True)  # of one that was killed
+    builder = _builder_class(name, splits, class_names, watch)(data_dir=scratch, file_format="array_record")
+    with _silence():
+        builder.download_and_prepare()
+    target = pathlib.Path(published.open_builder(name, data_dir).data_path)
+    shutil.rmtree(target, ignore_errors=True)  # not whole, or the caller would not have come here
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.rename(builder.data_path, target)
+    shutil.rmtree(scratch)
+    return target
+
+
+@contextlib.contextmanager
+def alone(name, data_dir=None, *, waiting=lambda: None):
+    """Keeps every other `alone` for this data set and folder waiting, on this machine; a killed one lets go.
+
+    Args:
+      name: of the data set.
+      data_dir: as for `write`; made if it is not there.
+      waiting: called once if another one is at work.
+    """
+    folder = published.folder(data_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f".{name}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _builder_class(name, splits, class_names, watch):
+    stock = tfds.builder_cls(name)
+
+    class Builder(stock, skip_registration=True):
+        def _split_generators(self, dl_manager):
+            for feature, names in class_names.items():
+                expected = self.info.features[feature].num_classes
+                if len(set(names)) != len(names) or len(names) != expected:
+                    raise checks.UserError(f"{name}: expected {expected} different names of {feature}, got {names}")
+                self.info.features[feature].names = names
+            return {split: self._generate_examples(features) for split, features in splits.items()}
+
+        def _generate_examples(self, features):
+            rows = zip(*features.values(), strict=True)
+            for i, row in enumerate(watch(rows, len(features["label"]))):
+                example = dict(zip(features, row, strict=True))
+                labels = {key: int(example[key]) for key in example if key.endswith("label")}
+                yield i, {**example, **labels, "image": _picture(example["image"])}
+
+    Builder.name = stock.name
+    return Builder
+
+
+def _picture(pixels):
+    return PIL.Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
+
+
+@contextlib.contextmanager
+def _silence():
+    """Keeps tensorflow-datasets from drawing bars of its own."""
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
