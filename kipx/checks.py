@@ -33,6 +33,11 @@ def not_negative(name, value):
     return _number(name, value, "a number >= 0", lambda v: v >= 0)
 
 
+def share(name, value):
+    """Returns `value` if it is a number from 0 to 1, else raises UserError."""
+    return _number(name, value, "a number from 0 to 1", lambda v: 0 <= v <= 1)
+
+
 def one_of(name, value, choices):
     """Returns `value` if it is one of `choices`, else raises UserError."""
     if value not in choices:

@@ -59,6 +59,14 @@ def few(features, n):
     return values | ({"id": [f"id_{i}" for i in range(n)]} if "id" in features else {})
 
 
+@pytest.fixture(scope="module")
+def tiny_rgb_npz(tiny_npz, tmp_path_factory):
+    """The same in three channels."""
+    arrays, path = np.load(tiny_npz), tmp_path_factory.mktemp("data") / "rgb.npz"
+    np.savez(path, **{key: np.repeat(a, 3, axis=-1) if a.ndim == 4 else a for key, a in arrays.items()})
+    return path
+
+
 def test_the_contract_is_what_there_is():
     assert {(g, o) for g, names in contract.GROUPS.items() for o in names} == set(options())
     cfg = composed()
@@ -72,7 +80,7 @@ def test_the_contract_is_what_there_is():
 
 
 @pytest.mark.parametrize(("group", "option"), options())
-def test_every_option_distils(group, option, tiny_npz, prepared, tmp_path):
+def test_every_option_distils(group, option, tiny_npz, tiny_rgb_npz, prepared, tmp_path):
     """Two steps with the option, on few and small images, with a cheap kernel unless the option is a kernel."""
     overrides = [f"{group}={option}", "steps=2", "target.batch_size=100", "baseline.draws=1", "logger.progress=false"]
     overrides += [] if group == "kernel" else ["kernel=fc"]
@@ -80,7 +88,9 @@ def test_every_option_distils(group, option, tiny_npz, prepared, tmp_path):
     overrides += [] if group == "dataset" else ["dataset=npz"]
     published = group == "dataset" and option not in ("digits", "npz")
     overrides += [f"dataset.data_dir={prepared(option)}"] if published else []
-    overrides += [] if option == "digits" or published else [f"dataset.path={tiny_npz}"]
+    overrides += (
+        [] if option == "digits" or published else [f"dataset.path={tiny_rgb_npz if option == 'rgb' else tiny_npz}"]
+    )
     values = config.plain(composed(*overrides), arguments.DISTILL)
     summary = distill.run(tmp_path, overrides=[], config=values, **arguments.distill(values))
     assert summary["steps"] == 2
@@ -169,6 +179,9 @@ def test_plain_refuses(override, message):
         ("optimizer.schedule=linear", r"optimizer\.schedule: expected one of constant, cosine"),
         ("optimizer.learning_rate=0", r"optimizer\.learning_rate: expected a number > 0, got 0"),
         ("kernel.depth=-1", "depth: expected an integer >= 0, got -1"),
+        ("augment.rate=0.5", r"augment\.rate: augment=none augments nothing, expected 0, got 0\.5"),
+        ("augment={_target_: kipx.augment.rgb, rate: 1.5}", r"augment\.rate: expected a number from 0 to 1, got 1\.5"),
+        ("augment={_target_: kipx.augment.grayscale, rate: -0.1}", r"augment\.rate: expected a number from 0 to 1"),
     ],
 )
 def test_building_refuses(override, message):
@@ -187,6 +200,7 @@ def test_building_refuses(override, message):
         ("target.batch_size=1298", r"target\.batch_size: expected at most 1297, the training images, got 1298"),
         ("support.per_class=127", r"support\.per_class: expected at most 126, the images of class \d, got 127"),
         ("kernel.depth=4", "8x8 is too small for 4 pools, which need 16x16"),
+        ("augment=rgb", r"augment: rgb is for images of 3 channels, got \(8, 8, 1\); take augment=grayscale"),
     ],
 )
 def test_running_refuses_and_leaves_no_run_behind(override, message, tmp_path):

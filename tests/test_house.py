@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "kipx").rglob("*.py"))
 LEVELS = [
     ("kipx.architecture", "kipx.checks"),
-    ("kipx.kernel", "kipx.krr", "kipx.preprocess"),
+    ("kipx.kernel", "kipx.krr", "kipx.preprocess", "kipx.augment"),
     ("kipx.engine",),
     ("kipx.objective", "kipx.support", "kipx.evaluate", "kipx.optimizer"),
     ("kipx.distill",),
@@ -19,12 +19,12 @@ LEVELS = [
     ("kipx.report",),
     ("kipx.commands", "kipx.config", "kipx.arguments", "kipx.app", "kipx.cli"),
 ]
-NUMERIC = {"jax", "numpy", "optax", "flax", "jaxtyping", "neural_tangents", "numba", "ray"}
+NUMERIC = {"jax", "numpy", "optax", "flax", "jaxtyping", "neural_tangents", "numba", "ray", "dm_pix"}
 ALONE = {
     "neural_tangents": "kipx.kernel.neural_tangents",
     "numba": "kipx.kernel.planes",
     "ray": "kipx.engine.workers",
-    "dm_pix": None,
+    "dm_pix": "kipx.augment.geometry",
 }
 
 

@@ -45,6 +45,7 @@ def run(
     kernel_fn,
     engine,
     draw,
+    augment,
     labels,
     optimizer,
     seed,
@@ -65,6 +66,7 @@ def run(
       fit: training pixels -> Preprocessing.
       kernel_fn, engine: from `kipx.kernel.build`, and the kipx.engine.Engine built on it.
       draw: from `kipx.support`: (key, images, labels, classes) -> (x_support, classes of them).
+      augment: from `kipx.augment`: (training pixels, apply, batch_size) -> change of a batch, or None.
       labels: {'learned': bool, 'learning_rate': float or None}.
       optimizer: from `kipx.optimizer`: (steps, learning_rate=None) -> optax transformation.
       seed, steps, ridge, batch_size: integers >= 0, >= 1, a number > 0, and images in a batch of targets.
@@ -88,20 +90,23 @@ def run(
     rates = optimizer(steps), optimizer(steps, labels["learning_rate"]) if labels["learned"] else None
     data = load()
     jax.eval_shape(kernel_fn, np.zeros((1, *data.x_train.shape[1:])))  # refuses images that are too small
-    problem = _pose(data, fit, engine, draw, distill.joint(*rates), seed, ridge, batch_size, draws)
+    problem = _pose(data, fit, engine, draw, augment, distill.joint(*rates), seed, ridge, batch_size, draws)
     if overrides is not None and hosts.leads():
         artifacts.create(folder, config=config, overrides=overrides)
     state = _learn(folder, problem, steps, every_s, show, config)
     return _conclude(folder, problem, state, config)
 
 
-def _pose(data, fit, engine, draw, optimizer, seed, ridge, batch_size, draws):
+def _pose(data, fit, engine, draw, augment, optimizer, seed, ridge, batch_size, draws):
     preprocessing = fit(data.x_train)
     x_train, x_test = preprocessing.apply(data.x_train), preprocessing.apply(data.x_test)
     y_train, y_test = (support.one_hot(y, data.classes) for y in (data.y_train, data.y_test))
     key_support, key_sampler, key_draws = jax.random.split(jax.random.key(seed), 3)
     initial, classes = draw(key_support, x_train, data.y_train, data.classes)
-    sample = distill.class_balanced_batches(jnp.asarray(x_train), y_train, data.y_train, batch_size=batch_size)
+    change = augment(data.x_train, preprocessing.apply, batch_size)
+    sample = distill.class_balanced_batches(
+        jnp.asarray(x_train), y_train, data.y_train, batch_size=batch_size, change=change
+    )
     start, step = distill.build(objective.kip(engine, ridge=ridge), optimizer, sample)
     labels = support.one_hot(classes, data.classes)
     natural = support.natural(per_class=len(classes) // data.classes)

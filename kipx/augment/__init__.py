@@ -1,0 +1,126 @@
+"""Augmentation of targets: a share of each batch is changed at random, as raw pixels, then preprocessed.
+
+Each builder returns `augment(pixels, apply, batch_size)`: from the training pixels (n, h, w, c), preprocessing's
+`apply` and the images in a batch to a `change` for `distill.class_balanced_batches`, or None where nothing changes.
+`change(key, places)` takes the places of a batch among the training pixels and returns which of the batch are
+augmented, exactly round(rate * batch_size) of them, drawn without replacement, and their new images, preprocessed.
+Each of these images has its own key; the same key gives the same bits. The others stay as they are.
+
+Pixels are augmented and then preprocessed, which equals the authors' undo, augment, preprocess again wherever
+preprocessing can be undone, and works where it cannot.
+"""
+
+import jax
+import numpy as np
+
+from kipx import checks
+from kipx.augment import autoaugment, geometry
+
+
+def none(*, rate: float = 0.0):
+    """Targets as they are.
+
+    Args:
+      rate: 0; any other share needs a choice of what to do.
+    Returns:
+      augment, see the module; its change is None.
+    """
+    if checks.share("augment.rate", rate):
+        raise checks.UserError(
+            f"augment.rate: augment=none augments nothing, expected 0, got {rate}; take augment=grayscale or rgb"
+        )
+    return lambda pixels, apply, batch_size: None
+
+
+def grayscale(*, rate: float, rotation_degrees: float = 10.0, shift: float = 0.1):
+    """Turns and shifts images of one channel, bilinear, edges repeated.
+
+    Args:
+      rate: the share of a batch, 0 to 1.
+      rotation_degrees: 0 to 180; angles are uniform between minus and plus this.
+      shift: 0 to 1; shifts along each axis are uniform between minus and plus this share of the side.
+    Returns:
+      augment, see the module.
+    Raises:
+      UserError: a number out of range; from augment, images of other than one channel.
+    Source: paper section 3.1; the ranges are the likely ones, the paper does not say.
+    """
+    checks.share("augment.shift", shift)
+    if checks.not_negative("augment.rotation_degrees", rotation_degrees) > 180:
+        raise checks.UserError(f"augment.rotation_degrees: expected a number from 0 to 180, got {rotation_degrees}")
+
+    def transform(key, image):
+        key_angle, key_shift = jax.random.split(key)
+        angle = jax.random.uniform(key_angle, (), np.float32, -1, 1) * np.float32(np.radians(rotation_degrees))
+        shares = jax.random.uniform(key_shift, (2,), np.float32, -1, 1) * np.float32(shift)
+        return geometry.turn_and_shift(image, angle, shares * np.asarray(image.shape[:2], np.float32))
+
+    return _of_a_share(transform, rate, lambda pixels: _check_channels("grayscale", pixels, 1))
+
+
+def rgb(*, rate: float, flip: bool = True, fill: int = 128):
+    """Mirrors images of three channels by chance, then applies AutoAugment's policy for CIFAR-10.
+
+    Args:
+      rate: the share of a batch, 0 to 1.
+      flip: whether each augmented image is mirrored left to right with probability 1/2.
+      fill: 0 to 255, the level of what a shift, shear or turn uncovers.
+    Returns:
+      augment, see the module; pixels are rounded to whole levels first, as the policy's operations work on these.
+    Raises:
+      UserError: a number out of range; from augment, images of other than three channels or pixels not 0 to 255.
+    Source: paper section 3.1; Cubuk et al., AutoAugment, 2018.
+    """
+    if checks.integer("augment.fill", fill, at_least=0) > 255:
+        raise checks.UserError(f"augment.fill: expected an integer from 0 to 255, got {fill}")
+
+    def transform(key, image):
+        key_flip, key_policy = jax.random.split(key)
+        levels = jax.numpy.round(image).astype(np.int32)
+        if flip:
+            levels = geometry.mirror_by_chance(key_flip, levels)
+        return autoaugment.apply(key_policy, levels, fill).astype(np.float32)
+
+    return _of_a_share(transform, rate, _check_levels)
+
+
+def _of_a_share(transform, rate, check):
+    checks.share("augment.rate", rate)
+    of_all = jax.jit(lambda keys, images: jax.lax.map(lambda one: transform(*one), (keys, images)))
+
+    def augment(pixels, apply, batch_size):
+        check(pixels)
+        count = round(rate * batch_size)
+        if rate and not count:
+            raise checks.UserError(
+                f"augment.rate: {rate} of target.batch_size={batch_size} rounds to no image; raise one of them"
+            )
+        return _change(of_all, pixels, apply, count) if count else None
+
+    return augment
+
+
+def _change(of_all, pixels, apply, count):
+    def change(key, places):
+        key_which, key_how = jax.random.split(key)
+        chosen = jax.random.permutation(key_which, len(places))[:count]
+        images = pixels[np.asarray(places[chosen])].astype(np.float32)
+        images = jax.device_put(images, jax.local_devices(backend="cpu")[0])  # where apply and the pixels are
+        return chosen, apply(of_all(jax.random.split(key_how, count), images))
+
+    return change
+
+
+def _check_channels(name, pixels, channels):
+    if pixels.shape[-1] != channels:
+        raise checks.UserError(
+            f"augment: {name} is for images of {channels} channel{'s' if channels > 1 else ''}, "
+            f"got {pixels.shape[1:]}; take augment={'rgb' if pixels.shape[-1] == 3 else 'grayscale or none'}"
+        )
+
+
+def _check_levels(pixels):
+    _check_channels("rgb", pixels, 3)
+    low, high = pixels.min(), pixels.max()
+    if low < 0 or high > 255 or (high <= 1 and pixels.dtype.kind == "f"):
+        raise checks.UserError(f"augment: rgb is for pixels from 0 to 255, got {low} to {high}; rescale the images")
