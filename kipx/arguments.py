@@ -7,10 +7,14 @@ from omegaconf import OmegaConf
 
 from kipx import artifacts, checks
 from kipx.config import CALL, build
+from kipx.sampled import Member, check
 
 MAY_CHANGE = ("steps", "engine", "logger")  # of a run that is resumed
 _DATASET = {"load": CALL, "pools": int, "path": str | None, "data_dir": str | None, "raw_dir": str | None}
 _KERNEL = {"architecture": CALL, "depth": int, "kind": str, "dtype": str, "backend": str}
+_FAMILY = {**_KERNEL, "members": {"*": {"weight": float, **_KERNEL}}}
+del _FAMILY["architecture"]
+_KERNELS = (_FAMILY, _KERNEL)
 DISTILL = {
     "seed": int,
     "steps": int,
@@ -18,7 +22,7 @@ DISTILL = {
     "resume": str | None,
     "dataset": _DATASET,
     "preprocess": CALL,
-    "kernel": _KERNEL,
+    "kernel": _KERNELS,
     "support": CALL,
     "augment": CALL,
     "labels": {"init": str, "learned": bool, "learning_rate": float | None},
@@ -30,19 +34,44 @@ DISTILL = {
     "logger": {"progress": bool},
 }
 PREPARE = {"dataset": _DATASET}
-EVALUATE = {"run": str, "ridge": float, "dataset": _DATASET, "kernel": _KERNEL, "engine": CALL}
+EVALUATE = {"run": str, "ridge": float, "dataset": _DATASET, "kernel": _KERNELS, "engine": CALL}
 
 
-def kernel(section):
-    """The kernel_fn of a kernel section."""
-    architecture = build(section["architecture"], "kernel.architecture")
+def kernel(section, path="kernel"):
+    """The kernel_fn of a kernel section.
+
+    Raises:
+      UserError: an unknown choice, or a section of several kernels where one is needed.
+    """
+    if "members" in section:
+        raise checks.UserError(f"{path}: expected one kernel, got a family of {', '.join(section['members'])}")
+    architecture = build(section["architecture"], f"{path}.architecture")
     modules = {"kipx": "kipx.kernel", "neural_tangents": "kipx.kernel.neural_tangents"}
-    backend = checks.one_of("kernel.backend", section["backend"], tuple(modules))
-    checks.one_of("kernel.kind", section["kind"], ("ntk", "nngp"))
-    checks.one_of("kernel.dtype", section["dtype"], ("float32", "float64"))
+    backend = checks.one_of(f"{path}.backend", section["backend"], tuple(modules))
+    checks.one_of(f"{path}.kind", section["kind"], ("ntk", "nngp"))
+    checks.one_of(f"{path}.dtype", section["dtype"], ("float32", "float64"))
     if backend == "neural_tangents":
         _check_compiler()
     return importlib.import_module(modules[backend]).build(architecture, section["kind"], section["dtype"])
+
+
+def members(section, engine):
+    """The kernels of a kernel section with their engines, in the order of their names; one kernel is a family of one.
+
+    Args:
+      section: of one kernel, or of several.
+      engine: section of the engine, of which each kernel gets its own.
+    Returns:
+      [kipx.sampled.Member].
+    """
+    if "members" not in section:
+        kernel_fn = kernel(section)
+        return [Member(None, 1.0, kernel_fn, build(engine, "engine", kernel_fn=kernel_fn))]
+    found = []
+    for name, member in sorted(section["members"].items()):
+        kernel_fn = kernel(member, f"kernel.members.{name}")
+        found.append(Member(name, member["weight"], kernel_fn, build(engine, "engine", kernel_fn=kernel_fn)))
+    return check(found)
 
 
 def _check_compiler():
@@ -60,12 +89,10 @@ def distill(values):
     """Arguments of `kipx.commands.distill.run`, built and thereby checked before anything is written."""
     checks.positive("ridge", values["ridge"])
     checks.one_of("labels.init", values["labels"]["init"], ("onehot",))
-    kernel_fn = kernel(values["kernel"])
     return {
         "load": lambda: build(values["dataset"]["load"], "dataset.load"),
         "fit": build(values["preprocess"], "preprocess"),
-        "kernel_fn": kernel_fn,
-        "engine": build(values["engine"], "engine", kernel_fn=kernel_fn),
+        "members": members(values["kernel"], values["engine"]),
         "draw": build(values["support"], "support"),
         "augment": build(values["augment"], "augment"),
         "labels": values["labels"],
@@ -84,7 +111,7 @@ def evaluate(values):
     """Arguments of `kipx.commands.evaluate.run`."""
     return {
         "load": lambda: build(values["dataset"]["load"], "dataset.load"),
-        "engine": build(values["engine"], "engine", kernel_fn=kernel(values["kernel"])),
+        "members": members(values["kernel"], values["engine"]),
         "ridge": values["ridge"],
     }
 

@@ -19,7 +19,8 @@ def plain(cfg, schema):
 
     Args:
       cfg: DictConfig, or nested dicts.
-      schema: {key: type or nested schema} of what stands beside the sections with a `_target_`.
+      schema: {key: type or nested schema} of what stands beside the sections with a `_target_`; a tuple of schemas is
+        for a section of several kinds, and {'*': schema} for one whose keys are the user's.
     Returns:
       Nested dicts of plain values.
     Raises:
@@ -48,6 +49,7 @@ def build(section, path, **more):
 
 
 def _check(values, schema, prefix):
+    schema = dict.fromkeys(values, schema["*"]) if "*" in schema else schema
     for key in values:
         if key not in schema:
             raise checks.UserError(
@@ -57,10 +59,11 @@ def _check(values, schema, prefix):
         path, value = f"{prefix}{key}", values.get(key)
         if expected is CALL:
             _check_call(value, path)
-        elif isinstance(expected, dict):
+        elif isinstance(expected, dict | tuple):
             if not isinstance(value, dict):
                 raise checks.UserError(f"{path}: expected one of its options, {path}=..., got {value!r}")
-            _check(value, expected, f"{path}.")
+            kinds = expected if isinstance(expected, tuple) else (expected,)
+            _check(value, max(kinds, key=lambda kind: len(kind.keys() & value.keys())), f"{path}.")
         else:
             _check_type(path, value, expected)
 

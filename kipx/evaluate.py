@@ -33,3 +33,18 @@ def build(engine, x_test, y_test, *, ridge, batch=1000):
         }
 
     return evaluate
+
+
+def remembering(evaluate):
+    """The evaluation that does not repeat itself where it is asked for the set it measured last.
+
+    Args, Returns: as what `build` returns; sets are equal if they are the same JAX arrays, which nobody can change.
+    """
+    last = [None, None, None]
+
+    def once(x_support, y_support):
+        if x_support is not last[0] or y_support is not last[1]:
+            last[:] = x_support, y_support, evaluate(x_support, y_support)
+        return dict(last[2])
+
+    return once

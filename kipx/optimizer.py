@@ -39,6 +39,6 @@ def _optimizer(transformation, learning_rate, schedule):
 
     def make(steps, learning_rate=None):
         rate = default if learning_rate is None else learning_rate
-        return transformation(optax.cosine_decay_schedule(rate, steps) if schedule == "cosine" else rate)
+        return transformation(optax.cosine_decay_schedule(rate, max(steps, 1)) if schedule == "cosine" else rate)
 
     return make

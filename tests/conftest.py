@@ -24,3 +24,16 @@ def strict(request):
 @pytest.fixture
 def allow_rank_promotion():
     """For tests that run neural-tangents."""
+
+
+@pytest.fixture(scope="session")
+def tiny_npz(tmp_path_factory):
+    """Real digits, few of them, at half their size, in a user's npz."""
+    import numpy as np
+
+    from kipx.data import digits
+
+    data, path = digits.load(), tmp_path_factory.mktemp("data") / "tiny.npz"
+    x_train, x_test = data.x_train[:200, ::2, ::2], data.x_test[:30, ::2, ::2]
+    np.savez(path, x_train=x_train, y_train=data.y_train[:200], x_test=x_test, y_test=data.y_test[:30])
+    return path

@@ -4,7 +4,7 @@ COMMANDS = ("distill", "evaluate", "prepare")
 GROUPS = {
     "dataset": ("digits", "mnist", "fashion_mnist", "svhn_cropped", "cifar10", "cifar100", "npz"),
     "preprocess": ("standardize", "zca"),
-    "kernel": ("convnet", "convnet3", "convvec", "fc", "myrtle"),
+    "kernel": ("convnet", "convnet3", "convvec", "fc", "myrtle", "sampled"),
     "support": ("natural", "noise"),
     "labels": ("fixed", "learned"),
     "augment": ("none", "grayscale", "rgb"),

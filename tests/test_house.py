@@ -14,7 +14,7 @@ LEVELS = [
     ("kipx.kernel", "kipx.krr", "kipx.preprocess", "kipx.augment"),
     ("kipx.engine",),
     ("kipx.objective", "kipx.support", "kipx.evaluate", "kipx.optimizer"),
-    ("kipx.distill",),
+    ("kipx.distill", "kipx.sampled"),
     ("kipx.data", "kipx.artifacts", "kipx.checkpoints", "kipx.track"),
     ("kipx.report",),
     ("kipx.commands", "kipx.config", "kipx.arguments", "kipx.app", "kipx.cli"),

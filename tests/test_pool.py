@@ -18,6 +18,7 @@ import pytest
 from kipx import checks
 from kipx.architecture import fc
 from kipx.engine import blockwise, workers
+from kipx.engine import pool as pool_engine
 from kipx.kernel import build
 
 ray = pytest.importorskip("ray")
@@ -33,8 +34,8 @@ def images(n, seed):
 
 def pool(kernel_fn):
     """A crew and the engine on it."""
-    crew = workers.Crew(blockwise.functions(kernel_fn), None, 1)
-    return crew, blockwise.over(crew, kernel_fn, BLOCK)
+    crew = workers.Crew(None, 1)
+    return crew, blockwise.over(crew.place(blockwise.functions(kernel_fn)), kernel_fn, BLOCK)
 
 
 def slowly():
@@ -77,6 +78,16 @@ def test_the_bits_are_those_of_blockwise():
         same(engine.gram(x1), alone.gram(x1))
         same(engine.vjp(x1, x2, ct), alone.vjp(x1, x2, ct))
         same(engine.vjp(x1, None, ct_own), alone.vjp(x1, None, ct_own))
+
+
+def test_engines_of_several_kernels_share_the_workers():
+    kernels = [build(fc(depth=depth), "ntk", "float32") for depth in (1, 2, 3)]
+    engines = [pool_engine.build(kernel_fn, block_size=BLOCK) for kernel_fn in kernels]
+    x1, x2 = images(7, 0), images(5, 1)
+    for engine, kernel_fn in zip(engines * 2, kernels * 2, strict=True):
+        alone = blockwise.build(kernel_fn, block_size=BLOCK)
+        same(engine.gram(x1, x2), alone.gram(x1, x2))
+        same(engine.vjp(x1, None, jnp.ones((7, 7))), alone.vjp(x1, None, jnp.ones((7, 7))))
 
 
 @pytest.mark.parametrize("direction", ["gram", "vjp"])
@@ -175,13 +186,13 @@ def test_what_is_never_a_number_is_handed_on():
 
 
 @pytest.mark.slow
-def test_workers_that_cannot_start_end_the_run():
-    class Unloadable:
-        def __reduce__(self):
-            return (exec, ("raise ImportError('no kipx here')",))
+def test_workers_that_cannot_start_end_the_run(monkeypatch):
+    class Unloadable(workers.Worker):
+        def __init__(self, *_):
+            raise ImportError("no kipx here")
 
-    crew = workers.Crew({"gram": Unloadable()}, None, 1)
-    engine = blockwise.over(crew, KERNEL, BLOCK)
+    monkeypatch.setattr(workers, "Worker", Unloadable)
+    _, engine = pool(KERNEL)
     with pytest.raises(checks.EngineError, match="no worker of the pool answers"):
         engine.gram(images(3, 0))
 

@@ -145,17 +145,17 @@ def test_a_failed_worker_leaves_a_good_checkpoint(tmp_path, whole):
     with initialize_config_module("kipx.conf", version_base="1.3"):
         values = config.plain(compose("distill", overrides=ARGUMENTS[1:]), arguments.DISTILL)
     built, calls = arguments.distill(values), []
-    engine = built["engine"]
+    (member,) = built["members"]
 
     def failing(*inputs):
         calls.append(inputs)
         if len(calls) > 16:  # two calls a step
             raise checks.EngineError("engine: worker 7 failed")
-        return engine.vjp(*inputs)
+        return member.engine.vjp(*inputs)
 
     built["show"] = False
     with pytest.raises(checks.EngineError, match=f"worker 7 failed; go on with kipx distill resume={tmp_path}"):
-        broken = {**built, "engine": engine._replace(vjp=failing)}
+        broken = {**built, "members": [member._replace(engine=member.engine._replace(vjp=failing))]}
         distill.run(tmp_path, overrides=[], config=values, **broken)
     assert rows(tmp_path)[-1]["step"] == 8
     distill.run(tmp_path, overrides=None, config=values, **built)

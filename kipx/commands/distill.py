@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kipx import artifacts, checkpoints, checks, distill, evaluate, objective, support
+from kipx import artifacts, checkpoints, checks, distill, evaluate, objective, sampled, support
 from kipx.commands import keep
 from kipx.engine import hosts
 from kipx.report.pictures import support_png
@@ -42,8 +42,7 @@ def run(
     *,
     load,
     fit,
-    kernel_fn,
-    engine,
+    members,
     draw,
     augment,
     labels,
@@ -64,12 +63,12 @@ def run(
       folder: where to; made if it is not there.
       load: () -> Dataset.
       fit: training pixels -> Preprocessing.
-      kernel_fn, engine: from `kipx.kernel.build`, and the kipx.engine.Engine built on it.
+      members: list of kipx.sampled.Member: the kernels, each with its engine.
       draw: from `kipx.support`: (key, images, labels, classes) -> (x_support, classes of them).
       augment: from `kipx.augment`: (training pixels, apply, batch_size) -> change of a batch, or None.
       labels: {'learned': bool, 'learning_rate': float or None}.
       optimizer: from `kipx.optimizer`: (steps, learning_rate=None) -> optax transformation.
-      seed, steps, ridge, batch_size: integers >= 0, >= 1, a number > 0, and images in a batch of targets.
+      seed, steps, ridge, batch_size: integers >= 0, >= 0, a number > 0, and images in a batch of targets.
       draws: natural support sets in the closing comparison.
       every_s: seconds between checkpoints beside the scheduled ones.
       show: whether to show progress.
@@ -82,22 +81,23 @@ def run(
         engine failed. The state is saved in all of them.
     """
     checks.integer("seed", seed, at_least=0)
-    checks.integer("steps", steps, at_least=1)
+    checks.integer("steps", steps, at_least=0)
     checks.integer("baseline.draws", draws, at_least=0)
     checks.positive("checkpoint.every_s", every_s)
     if labels["learning_rate"] is not None:
         checks.positive("labels.learning_rate", labels["learning_rate"])
     rates = optimizer(steps), optimizer(steps, labels["learning_rate"]) if labels["learned"] else None
     data = load()
-    jax.eval_shape(kernel_fn, np.zeros((1, *data.x_train.shape[1:])))  # refuses images that are too small
-    problem = _pose(data, fit, engine, draw, augment, distill.joint(*rates), seed, ridge, batch_size, draws)
+    for member in members:
+        jax.eval_shape(member.kernel_fn, np.zeros((1, *data.x_train.shape[1:])))  # refuses images that are too small
+    problem = _pose(data, fit, members, draw, augment, distill.joint(*rates), seed, ridge, batch_size, draws)
     if overrides is not None and hosts.leads():
         artifacts.create(folder, config=config, overrides=overrides)
     state = _learn(folder, problem, steps, every_s, show, config)
     return _conclude(folder, problem, state, config)
 
 
-def _pose(data, fit, engine, draw, augment, optimizer, seed, ridge, batch_size, draws):
+def _pose(data, fit, members, draw, augment, optimizer, seed, ridge, batch_size, draws):
     preprocessing = fit(data.x_train)
     x_train, x_test = preprocessing.apply(data.x_train), preprocessing.apply(data.x_test)
     y_train, y_test = (support.one_hot(y, data.classes) for y in (data.y_train, data.y_test))
@@ -107,7 +107,8 @@ def _pose(data, fit, engine, draw, augment, optimizer, seed, ridge, batch_size, 
     sample = distill.class_balanced_batches(
         jnp.asarray(x_train), y_train, data.y_train, batch_size=batch_size, change=change
     )
-    start, step = distill.build(objective.kip(engine, ridge=ridge), optimizer, sample)
+    built = [distill.build(objective.kip(member.engine, ridge=ridge), optimizer, sample) for member in members]
+    start, steps = built[0][0], [step for _, step in built]
     labels = support.one_hot(classes, data.classes)
     natural = support.natural(per_class=len(classes) // data.classes)
     sets = (natural(key, x_train, data.y_train, data.classes) for key in jax.random.split(key_draws, draws))
@@ -117,8 +118,8 @@ def _pose(data, fit, engine, draw, augment, optimizer, seed, ridge, batch_size, 
         initial,
         labels,
         start(key_sampler, initial, labels),
-        step,
-        evaluate.build(engine, jnp.asarray(x_test), y_test, ridge=ridge),
+        sampled.step(members, steps),
+        evaluate.remembering(sampled.evaluation(members, jnp.asarray(x_test), y_test, ridge=ridge)),
         [(x, support.one_hot(c, data.classes)) for x, c in sets],
     )
 
@@ -181,7 +182,7 @@ class _signals:
 def _conclude(folder, problem, state, config):
     """The summary; the leading process writes support.npz, support.png, summary.json and the manifest."""
     summary = {"steps": state.step, **problem.evaluate(state.images, state.labels)}
-    summary["initial_test_accuracy"] = problem.evaluate(problem.initial, problem.labels)["test_accuracy"]
+    summary["initial_test_accuracy"] = problem.evaluate(problem.start.images, problem.start.labels)["test_accuracy"]
     drawn = [problem.evaluate(x, y)["test_accuracy"] for x, y in problem.draws]
     if drawn:
         summary["natural_draws"] = len(drawn)
@@ -211,4 +212,5 @@ def table(folder, summary):
         mean, std = summary["natural_test_accuracy_mean"], summary["natural_test_accuracy_std"]
         rows.append((f"{summary['natural_draws']} random natural draws", f"{mean:.1%} \u00b1 {100 * std:.1f}"))
     rows.append((f"distilled, {summary['steps']} steps", f"{summary['test_accuracy']:.1%}"))
+    rows += sampled.rows(summary)
     return "test accuracy", rows, f"run folder: {folder}"

@@ -5,19 +5,20 @@ import pathlib
 
 import jax.numpy as jnp
 
-from kipx import checks, evaluate, support
+from kipx import checks, sampled, support
 
 
-def run(distilled, *, load, engine, ridge):
+def run(distilled, *, load, members, ridge):
     """Measures a distilled set on the test images of its data set.
 
     Args:
       distilled: kipx.artifacts.Distilled.
       load: () -> Dataset.
-      engine: kipx.engine.Engine of the kernel to measure with.
+      members: list of kipx.sampled.Member: the kernels to measure with, each with its engine.
       ridge: > 0, dimensionless.
     Returns:
-      {'test_accuracy', 'test_mse'}; equal to what the run said if kernel, engine and ridge are the run's.
+      {'test_accuracy', 'test_mse'}; equal to what the run said if kernel, engine and ridge are the run's. Of several
+      kernels as from `kipx.sampled.evaluation`.
     Raises:
       UserError: the data set's images or classes are not those of the set.
     """
@@ -29,13 +30,14 @@ def run(distilled, *, load, engine, ridge):
             f"got {len(distilled.class_names)} of {distilled.images.shape[1:]}"
         )
     x_test, y_test = distilled.preprocess(data.x_test), support.one_hot(data.y_test, data.classes)
-    measure = evaluate.build(engine, jnp.asarray(x_test), y_test, ridge=ridge)
+    measure = sampled.evaluation(members, jnp.asarray(x_test), y_test, ridge=ridge)
     return measure(jnp.asarray(distilled.images), jnp.asarray(distilled.labels))
 
 
 def table(result, run):
     """Title, rows and closing line of what is printed; beside the number, what the run itself said."""
     rows = [("test accuracy", f"{result['test_accuracy']:.1%}"), ("test mse", f"{result['test_mse']:.6f}")]
+    rows += sampled.rows(result)
     summary = pathlib.Path(run) / "summary.json"
     if summary.is_file():
         rows.append(("the run said", f"{json.loads(summary.read_text())['test_accuracy']:.1%}"))

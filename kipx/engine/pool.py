@@ -5,7 +5,7 @@ Results are added in the order of the blocks, so they do not depend on who finis
 
 from kipx import checks
 from kipx.engine.blockwise import functions, over
-from kipx.engine.workers import Crew
+from kipx.engine.workers import crew
 
 
 def build(kernel_fn, block_size=None, address: str | None = None, cpus_per_worker: int = 1):
@@ -24,4 +24,4 @@ def build(kernel_fn, block_size=None, address: str | None = None, cpus_per_worke
     Source: paper section 2.1.
     """
     checks.integer("engine.cpus_per_worker", cpus_per_worker, at_least=1)
-    return over(Crew(functions(kernel_fn), address, cpus_per_worker), kernel_fn, block_size)
+    return over(crew(address, cpus_per_worker).place(functions(kernel_fn)), kernel_fn, block_size)

@@ -9,6 +9,10 @@ import os
 import shutil
 import tempfile
 import time
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -20,57 +24,92 @@ LOOK_S = 1.0  # between looks for nodes that came or went
 ALONE_S = 60.0  # without any worker, before the run stops
 STRIKES = 3  # workers of a node that died without an answer, before it is left alone
 SLOW = 3.0  # times the usual time of a block, before an idle worker computes it too
+_crews = weakref.WeakValueDictionary()  # of this process, by cluster and cores
 
 
 class Worker:
     """One process, on some cores or on one GPU."""
 
-    def __init__(self, kit, cores):
-        functions, x64 = kit
+    def __init__(self, x64, cores):
         if cores and hasattr(os, "sched_setaffinity"):
             mine = sorted(os.sched_getaffinity(0))
             os.sched_setaffinity(0, {mine[core % len(mine)] for core in cores})
         jax.config.update("jax_enable_x64", x64)
-        self.functions = {name: jax.jit(function) for name, function in functions.items()}
+        self.kits = {}
 
     def hello(self):
         """The process's number, as soon as it is up."""
         return os.getpid()
 
-    def evaluate(self, name, blocks1, blocks2, i, j, *cotangent):
-        """The function of that name of blocks1[i], blocks2[j] and the cotangent, in numpy arrays."""
-        return jax.tree.map(np.asarray, self.functions[name](blocks1[i], blocks2[j], *cotangent))
+    def evaluate(self, kit, name, blocks1, blocks2, i, j, *cotangent):
+        """The kit's function of that name of blocks1[i], blocks2[j] and the cotangent, in numpy arrays."""
+        number, reference = kit
+        if number not in self.kits:
+            import ray
+
+            self.kits[number] = {key: jax.jit(function) for key, function in ray.get(reference).items()}
+        return jax.tree.map(np.asarray, self.kits[number][name](blocks1[i], blocks2[j], *cotangent))
+
+
+def crew(address, cpus):
+    """The Crew of a cluster: it takes all the room there is, so the engines of a process share one.
+
+    Args, Raises: as for `Crew`.
+    """
+    ray = _connect(address)
+    key = ray.get_runtime_context().gcs_address, cpus
+    if key not in _crews:
+        _crews[key] = found = Crew(address, cpus)
+        return found
+    return _crews[key]
+
+
+class Place(NamedTuple):
+    """Where the blocks of one kernel are computed: what `kipx.engine.blockwise.over` needs, on a crew."""
+
+    put: Callable
+    evaluate: Callable
 
 
 class Crew:
     """Every worker that the cluster has room for, and the blocks that are at them."""
 
-    def __init__(self, functions, address, cpus):
+    def __init__(self, address, cpus):
         """Joins the Ray cluster at `address`, or starts one on this machine that ends with the process.
 
         Args:
-          functions: {name: function of two blocks, and of a cotangent}, each one block's worth of work.
           address: of a Ray cluster, or None.
           cpus: cores of a worker on nodes without GPUs; a GPU is one worker.
         Raises:
           UserError: Ray is not there, or no cluster is.
         """
         self.ray, self.cpus = _connect(address), cpus
-        self.kit = self.ray.put((functions, jax.config.jax_enable_x64))  # once for all workers
+        self.kits = 0  # numbers of functions that workers have been given
         self.workers, self.pids = {}, {}  # slot (node, number) -> actor that has said hello, its process
         self.joining = {}  # reference of hello -> (slot, actor)
         self.flying = collections.OrderedDict()  # reference of an answer -> (slot, call, index, since)
         self.strikes, self.trouble = collections.Counter(), "none came up"
         self.looked, self.seen, self.calls = 0.0, time.monotonic(), 0
 
+    def place(self, functions):
+        """The Place of functions.
+
+        Args:
+          functions: {name: function of two blocks, and of a cotangent}, each one block's worth of work.
+        """
+        self.kits += 1
+        kit = self.kits, self.ray.put(functions)  # once for all workers
+        return Place(self.put, partial(self.evaluate, kit))
+
     def put(self, cut):
         """A reference to blocks, which travel to each node once, and their shape."""
         return self.ray.put(np.asarray(cut)), cut.shape
 
-    def evaluate(self, name, put1, put2, tasks):
+    def evaluate(self, kit, name, put1, put2, tasks):
         """Evaluates a function at every task, wherever there is room, and yields the results in the tasks' order.
 
         Args:
+          kit: number of the functions, and the reference to them.
           name: of a function.
           put1, put2: from `put`.
           tasks: tuples (i, j) or (i, j, cotangent).
@@ -87,7 +126,7 @@ class Crew:
                 index = left.popleft() if left else self._late(slot, wanted, usual)
                 if index is None:
                     break
-                answer = self.workers[slot].evaluate.remote(name, blocks1, blocks2, *tasks[index])
+                answer = self.workers[slot].evaluate.remote(kit, name, blocks1, blocks2, *tasks[index])
                 self.flying[answer] = slot, self.calls, index, time.monotonic()
             for (_, call, index, since), value in self._answers(f"images {shape1[1:]} and {shape2[1:]}"):
                 if call != self.calls or index < given or index in results:
@@ -180,7 +219,7 @@ class Crew:
         cores = None if gpu else range(number * self.cpus, (number + 1) * self.cpus)
         platform = {} if gpu else {"env_vars": {"JAX_PLATFORMS": "cpu"}}
         actor = self.ray.remote(Worker).options(scheduling_strategy=where, runtime_env=platform, **needs)
-        actor = actor.remote(self.kit, cores)
+        actor = actor.remote(jax.config.jax_enable_x64, cores)
         self.joining[actor.hello.remote()] = slot, actor
 
 
