@@ -3,8 +3,6 @@
 import importlib
 import os
 
-from omegaconf import OmegaConf
-
 from kipx import artifacts, checks
 from kipx.config import CALL, build
 from kipx.sampled import Member, check
@@ -128,6 +126,8 @@ def prepare(values):
 
 def with_run(cfg, saved):
     """The config of evaluate, what it leaves open filled from the run: data set, kernel, ridge."""
+    from omegaconf import OmegaConf
+
     chosen = {key: value for key, value in OmegaConf.to_container(cfg).items() if value is not None}
     data_dir = chosen.pop("dataset")["data_dir"] if "load" not in chosen["dataset"] else None
     known = {key: saved.get(key) for key in ("dataset", "kernel", "ridge") if key not in chosen}
@@ -152,6 +152,8 @@ def resumed(cfg, overrides):
     Raises:
       UserError: the folder is no run, or an override is of something other than steps, engine or logger.
     """
+    from omegaconf import OmegaConf
+
     saved = OmegaConf.create(artifacts.read_config(cfg.resume))
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]

@@ -6,9 +6,6 @@ import inspect
 import types
 import typing
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from kipx import checks
 
 CALL = object()  # in a schema: a section with a `_target_`
@@ -26,6 +23,9 @@ def plain(cfg, schema):
     Raises:
       UserError: an unknown or missing key, a wrong type, or a `_target_` that is not kipx's own.
     """
+    from omegaconf import OmegaConf  # not needed to build what a run folder's config says
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         values = OmegaConf.to_container(OmegaConf.create(cfg), resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:

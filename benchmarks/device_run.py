@@ -1,0 +1,127 @@
+"""Goes on with a run on a machine that has JAX, flax, optax and orbax but neither Hydra nor the data sets.
+
+Where kipx is installed, the images are packed, and a new run is only written down:
+
+    python benchmarks/device_run.py pack cifar10 carried/cifar10.npz --train 25000
+    kipx distill +experiment=cifar10_kip_10 --cfg job --resolve > carried/run/config.yaml
+
+There, from the repository's folder, for so many minutes, a checkpoint each minute; what comes back is one file:
+
+    python benchmarks/device_run.py go carried/run carried/cifar10.npz --minutes 25 --out run.tar
+
+Unpacked, it is a run folder like any other: `kipx distill resume=<folder>` goes on with it, and so does this.
+"""
+
+import argparse
+import io
+import os
+import pathlib
+import signal
+import sys
+import tarfile
+import threading
+
+import numpy as np
+import PIL.Image
+import yaml
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from kipx.data import Dataset, check
+
+TILE = 20  # images a side of one lossless picture: a third smaller than compressed arrays
+
+
+def pack(name, path, train, data_dir):
+    """Writes the test set and the first `train` training images of a published data set."""
+    from kipx.data import published
+
+    data = published.load(name=name, data_dir=data_dir)
+    keep = slice(0, train)
+    arrays = {
+        **_packed("x_train", data.x_train[keep]),
+        **_packed("x_test", data.x_test),
+        "y_train": data.y_train[keep],
+        "y_test": data.y_test,
+        "class_names": np.asarray(data.class_names),
+    }
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)
+
+
+def load(path):
+    """The Dataset that `pack` wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        x_train, x_test = (_unpacked(file, f"x_{part}") for part in ("train", "test"))
+        names = tuple(str(name) for name in file["class_names"])
+        return check(str(path), Dataset(x_train, file["y_train"], x_test, file["y_test"], names))
+
+
+def _packed(name, images):
+    n, h, w, c = images.shape
+    images = np.concatenate([images, np.zeros((-n % TILE**2, h, w, c), np.uint8)])
+    tiles = images.reshape(-1, TILE, TILE, h, w, c).transpose(0, 1, 3, 2, 4, 5).reshape(-1, TILE * h, TILE * w, c)
+    pictures = [_webp(tile) for tile in tiles]
+    sizes, content = [len(picture) for picture in pictures], np.frombuffer(b"".join(pictures), np.uint8)
+    return {name: content, f"{name}_sizes": np.asarray(sizes), f"{name}_shape": np.asarray((n, h, w, c))}
+
+
+def _webp(tile):
+    buffer = io.BytesIO()
+    picture = PIL.Image.fromarray(tile.squeeze()).convert("RGB")
+    picture.save(buffer, "webp", lossless=True, quality=100, method=4)
+    return buffer.getvalue()
+
+
+def _unpacked(file, name):
+    n, h, w, c = file[f"{name}_shape"]
+    pictures = np.split(file[name], np.cumsum(file[f"{name}_sizes"])[:-1])
+    tiles = np.stack([np.asarray(PIL.Image.open(io.BytesIO(p.tobytes())).convert("RGB"))[..., :c] for p in pictures])
+    return tiles.reshape(-1, TILE, h, TILE, w, c).transpose(0, 1, 3, 2, 4, 5).reshape(-1, h, w, c)[:n]
+
+
+def go(folder, data, minutes, out):
+    """Goes on with the run in the folder for so many minutes, then packs the folder into one file."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    from kipx import arguments, artifacts
+    from kipx.commands import distill
+
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    built = {**arguments.distill(config), "load": lambda: load(data), "every_s": 60.0}
+    artifacts.write_json(folder / "environment_device.json", artifacts.environment())
+    timer = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+    timer.start()
+    try:
+        distill.run(folder, overrides=None, config=config, **built)
+    except distill.Stopped as stopped:
+        print(stopped, file=sys.stderr)
+    timer.cancel()
+    with tarfile.open(out, "w") as archive:
+        archive.add(folder, arcname=folder.name)
+
+
+def main():
+    """Packs data, or goes on with a run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, dest="command")
+    packing = commands.add_parser("pack")
+    packing.add_argument("name")
+    packing.add_argument("path", type=pathlib.Path)
+    packing.add_argument("--train", type=int, default=None)
+    packing.add_argument("--data-dir", default=None)
+    going = commands.add_parser("go")
+    going.add_argument("folder", type=pathlib.Path)
+    going.add_argument("data", type=pathlib.Path)
+    going.add_argument("--minutes", type=float, default=25)
+    going.add_argument("--out", type=pathlib.Path, default=pathlib.Path("run.tar"))
+    given = parser.parse_args()
+    if given.command == "pack":
+        return pack(given.name, given.path, given.train, given.data_dir)
+    return go(given.folder, given.data, given.minutes, given.out)
+
+
+if __name__ == "__main__":
+    main()
