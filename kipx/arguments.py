@@ -115,13 +115,9 @@ def evaluate(values):
 
 
 def prepare(values):
-    """Arguments of `kipx.commands.prepare.run`; UserError for a data set that needs no preparing."""
+    """Arguments of `kipx.commands.prepare.run`; name None for a data set that needs no preparing."""
     section = values["dataset"]
-    if "name" not in section["load"]:
-        raise checks.UserError(
-            f"dataset: expected a published one to prepare, {section['load']['_target_']} needs no preparing"
-        )
-    return {"name": section["load"]["name"], "data_dir": section["data_dir"], "raw_dir": section["raw_dir"]}
+    return {"name": section["load"].get("name"), "data_dir": section["data_dir"], "raw_dir": section["raw_dir"]}
 
 
 def with_run(cfg, saved):

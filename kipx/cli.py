@@ -56,10 +56,11 @@ def evaluate(cfg):
 def prepare(cfg):
     """Makes a published data set ready to be read."""
     from kipx import arguments, config
-
-    values = arguments.prepare(config.plain(cfg, arguments.PREPARE))
     from kipx.commands import prepare as command
 
+    values = arguments.prepare(config.plain(cfg, arguments.PREPARE))
+    if values["name"] is None:
+        return print(f"dataset={HydraConfig.get().runtime.choices.dataset} needs no preparing")
     _print_table(*command.table(values["name"], command.run(**values)))
 
 

@@ -6,6 +6,7 @@ import contract
 import jax
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
@@ -28,10 +29,11 @@ def options():
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """name -> folder in which a published data set is prepared from a few images of noise."""
-    from kipx.data import prepare, published
+    from kipx.data import prepare
 
     def folder(name):
-        features, data_dir = published.open_builder(name).info.features, tmp_path_factory.mktemp(name)
+        data_dir = tmp_path_factory.mktemp(name)
+        features = tfds.builder(name, data_dir=data_dir).info.features
         splits = {split: few(features, n) for split, n in (("train", 200), ("test", 100))}
         labels = [f for f in features if f.endswith("label")] if name.startswith("cifar") else []
         classes = {f: [f"{f}_{i}" for i in range(features[f].num_classes)] for f in labels}

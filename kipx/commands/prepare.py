@@ -36,32 +36,38 @@ def run(*, name, data_dir, raw_dir, source=None, say=lambda text: CONSOLE.print(
             data = published.load(name=name, data_dir=data_dir)
     except OSError as error:
         raise checks.UserError(f"{name}: cannot prepare in {published.folder(data_dir)}: {error}") from error
-    where = str(published.open_builder(name, data_dir).data_path)
-    sizes = {"train": len(data.y_train), "test": len(data.y_test)}
-    return {"folder": where, "new": new, **sizes, "shape": data.x_train.shape[1:], "classes": data.classes}
+    return {
+        "folder": str(published.place(name, data_dir)),
+        "new": new,
+        "train": len(data.y_train),
+        "test": len(data.y_test),
+        "shape": data.x_train.shape[1:],
+        "classes": data.classes,
+    }
 
 
 def _is_whole(name, data_dir, say):
-    """Whether it is prepared, by reading all of it; what is not whole is announced."""
-    builder = published.open_builder(name, data_dir)
+    """Whether it is prepared, by reading all of it; a damaged one is announced."""
+    if not published.is_prepared(name, data_dir):
+        return False
     try:
-        if published.is_prepared(builder):
-            published.load(name=name, data_dir=data_dir)
-            return True
+        published.load(name=name, data_dir=data_dir)
     except checks.UserError as error:
-        say(f"{error}; doing so")
-    return False
+        say(str(error))
+        return False
+    return True
 
 
 def _contents(name, source, data_dir, raw_dir, say):
     """{name: bytes} of all that was published, from `raw_dir` or downloaded."""
+    command = published.prepare_command(name, data_dir)
     if raw_dir is not None:
-        return raw.read(name, source, raw_dir)
+        return raw.read(name, source, raw_dir, command=command)
     contents, folder = {}, published.folder(data_dir) / "downloads" / name
     for archive in source.archives:
         say(f"{name}: {archive.url}, {archive.size / 1e6:.1f} MB")
         with _bar(archive) as advance:
-            path = download.fetch(name, archive, folder, advance=advance)
+            path = download.fetch(archive, folder, command=command, advance=advance)
         contents |= raw.unpack(path, source.folder, archive.contents)
     return contents
 

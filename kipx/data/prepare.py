@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import io
 import os
-import pathlib
 import shutil
 
 import numpy as np
@@ -27,16 +26,17 @@ def write(name, splits, class_names, data_dir=None, *, watch=lambda examples, to
     Returns:
       The folder of the prepared data set.
     """
-    scratch = published.folder(data_dir) / f"incomplete.{name}"
+    scratch, target = published.folder(data_dir) / f"incomplete.{name}", published.place(name, data_dir)
     shutil.rmtree(scratch, ignore_errors=True)  # of one that was killed
-    builder = _builder_class(name, splits, class_names, watch)(data_dir=scratch, file_format="array_record")
-    with _silence():
-        builder.download_and_prepare()
-    target = pathlib.Path(published.open_builder(name, data_dir).data_path)
-    shutil.rmtree(target, ignore_errors=True)  # not whole, or the caller would not have come here
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.rename(builder.data_path, target)
-    shutil.rmtree(scratch)
+    try:
+        builder = _builder_class(name, splits, class_names, watch)(data_dir=scratch, file_format="array_record")
+        with _silence():
+            builder.download_and_prepare()
+        shutil.rmtree(target, ignore_errors=True)  # not whole, or the caller would not have come here
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(builder.data_path, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return target
 
 

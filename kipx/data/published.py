@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import re
 
 import numpy as np
 import PIL.Image
@@ -25,22 +26,16 @@ def load(*, name: str, data_dir: str | None = None):
     Raises:
       UserError: not prepared, or damaged.
     """
-    where, builder = folder(data_dir), open_builder(name, data_dir)
-    if not is_prepared(builder):
-        raise checks.UserError(
-            f"dataset={name}: expected it prepared in {builder.data_path}, found nothing whole there; "
-            f"run {prepare_command(name, data_dir)}"
-        )
+    where, mend = place(name, data_dir), prepare_command(name, data_dir)
+    if not is_prepared(name, data_dir):
+        raise checks.UserError(f"dataset={name}: expected it prepared in {where}, found nothing whole; run {mend}")
     try:
-        x_train, y_train = _split(builder, "train")
-        x_test, y_test = _split(builder, "test")
+        builder = tfds.builder_cls(name)(data_dir=folder(data_dir))
+        train, test = _split(builder, "train"), _split(builder, "test")
     except Exception as error:  # the readers' C++ raises whatever the bytes lead it to
-        raise checks.UserError(
-            f"dataset={name}: {builder.data_path} is damaged or in another format than array_record "
-            f"({_first_line(error)}); run {prepare_command(name, data_dir)}, which prepares it again"
-        ) from error
-    names = tuple(builder.info.features["label"].names)
-    return check(f"dataset={name} in {where}", Dataset(x_train, y_train, x_test, y_test, names))
+        text = (str(error).splitlines() or [type(error).__name__])[0]
+        raise checks.UserError(f"dataset={name}: {where} is damaged ({text}); {mend} prepares it again") from error
+    return check(f"dataset={name} in {where}", Dataset(*train, *test, tuple(builder.info.features["label"].names)))
 
 
 def folder(data_dir=None):
@@ -53,14 +48,27 @@ def folder(data_dir=None):
     return home / "data" if data_dir is None else pathlib.Path(data_dir).expanduser()
 
 
-def open_builder(name, data_dir=None):
-    """tensorflow-datasets' builder of a data set; it need not be prepared."""
-    return tfds.builder_cls(name)(data_dir=folder(data_dir))
+def place(name, data_dir=None):
+    """Where a prepared data set lies: the folder of the version that tensorflow-datasets reads by default."""
+    return folder(data_dir) / name / str(tfds.builder_cls(name).VERSION)
 
 
-def is_prepared(builder):
-    """Whether a builder's folder has what tensorflow-datasets writes last."""
-    return all((builder.data_path / file).is_file() for file in ("dataset_info.json", "features.json"))
+def is_prepared(name, data_dir=None):
+    """Whether a data set's folder has what tensorflow-datasets writes last.
+
+    Raises:
+      UserError: it is prepared in a format that only TensorFlow reads.
+    """
+    info = place(name, data_dir) / "dataset_info.json"
+    if not info.is_file() or not info.with_name("features.json").is_file():
+        return False
+    file_format = re.search(r'"fileFormat": *"(\w+)"', info.read_text(errors="replace"))
+    if file_format and file_format[1] != "array_record":
+        raise checks.UserError(
+            f"dataset.data_dir: expected {name} as array_record, {info.parent} has it as {file_format[1]}, which only "
+            "TensorFlow reads; choose another folder, or remove that one"
+        )
+    return True
 
 
 def prepare_command(name, data_dir=None):
@@ -79,7 +87,3 @@ def _split(builder, split):
             images[i] = np.asarray(PIL.Image.open(io.BytesIO(example["image"]))).reshape(shape)
             labels[i] = example["label"]
     return images, labels
-
-
-def _first_line(error):
-    return (str(error).splitlines() or [type(error).__name__])[0]

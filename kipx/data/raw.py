@@ -9,24 +9,30 @@ import zlib
 from kipx import checks
 
 
-def read(name, source, folder):
+def read(name, source, folder, *, command):
     """All contents of a published data set.
 
     Args:
-      name: of the data set, for messages.
+      name: of the data set.
       source: kipx.data.sources.Source.
       folder: holds the archives or their contents, itself or in a subfolder of the data set's name.
+      command: what to type to download them instead, for messages.
     Returns:
       {name: bytes}.
     Raises:
       UserError: a file is missing, torn, or not what was published.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(folder).expanduser()
     if not folder.is_dir():
         raise checks.UserError(f"dataset.raw_dir: expected a folder with the files of {name}, got {folder}")
     contents = {}
     for archive in source.archives:
-        contents |= _contents(name, archive, source.folder, [folder, folder / name])
+        try:
+            contents |= _contents(archive, source.folder, [folder, folder / name])
+        except _Wrong as wrong:
+            raise checks.UserError(
+                f"{name}: {wrong}; replace it and run {command} dataset.raw_dir={folder}, or download: {command}"
+            ) from wrong
     return contents
 
 
@@ -59,53 +65,44 @@ def checksum(path, algorithm):
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-def _contents(name, archive, subfolder, folders):
+class _Wrong(Exception):
+    """A file is missing or not what was published."""
+
+
+def _contents(archive, subfolder, folders):
     """The checked contents of one published file, extracted ones first."""
     for folder in [f for parent in folders for f in (parent, parent / subfolder)]:
         loose = [folder / content for content in archive.contents]
         if any(path.is_file() for path in loose):
-            found = {path.name: path.read_bytes() for path in loose if path.is_file()}
-            return _checked(name, archive, folder, found, folders[0])
+            return _checked(archive, folder, {path.name: path.read_bytes() for path in loose if path.is_file()})
         packed = folder / file_name(archive)
         if packed.is_file():
-            return _checked(name, archive, packed, _unpacked(name, archive, packed, subfolder, folders[0]), folders[0])
-    raise checks.UserError(
-        f"{name}: {folders[0] / file_name(archive)} is missing, expected it or what is in it "
-        f"({', '.join(archive.contents)}); expected sha256 {archive.sha256}, found no file; {_mend(name, folders[0])}"
+            return _checked(archive, packed, _unpacked(archive, packed, subfolder))
+    raise _Wrong(
+        f"{folders[0] / file_name(archive)}, or what is in it ({', '.join(archive.contents)}), is missing; "
+        f"expected sha256 {archive.sha256}, found no file"
     )
 
 
-def _unpacked(name, archive, path, subfolder, raw_dir):
+def _unpacked(archive, path, subfolder):
     try:
         return unpack(path, subfolder, archive.contents)
     except (EOFError, OSError, zlib.error, tarfile.TarError) as error:
-        raise checks.UserError(
-            f"{name}: {path} cannot be unpacked ({error}); expected sha256 {archive.sha256} ({archive.size} bytes), "
-            f"found {checksum(path, 'sha256')} ({path.stat().st_size} bytes); {_mend(name, raw_dir)}"
+        raise _Wrong(
+            f"{path} cannot be unpacked ({error}); expected sha256 {archive.sha256} ({archive.size} bytes), "
+            f"found {checksum(path, 'sha256')} ({path.stat().st_size} bytes)"
         ) from error
 
 
-def _checked(name, archive, path, found, raw_dir):
+def _checked(archive, path, found):
     for content, expected in archive.contents.items():
+        name = path / content if path.is_dir() else f"{content} in {path}"
+        wanted = "a text" if expected is None else f"MD5 {expected}"
         if content not in found:
-            raise checks.UserError(
-                f"{name}: {path} has no {content}; expected {_md5(expected)}, found no file; {_mend(name, raw_dir)}"
-            )
+            raise _Wrong(f"{name} is missing; expected {wanted}, found no file")
         md5 = hashlib.md5(found[content], usedforsecurity=False).hexdigest()
         if expected not in (None, md5):
-            raise checks.UserError(
-                f"{name}: {content} in {path} is not what was published; expected {_md5(expected)}, "
-                f"found {md5} ({len(found[content])} bytes); {_mend(name, raw_dir)}"
+            raise _Wrong(
+                f"{name} is not what was published; expected {wanted}, found {md5} ({len(found[content])} bytes)"
             )
     return found
-
-
-def _md5(expected):
-    return "text" if expected is None else f"MD5 {expected}"
-
-
-def _mend(name, raw_dir):
-    return (
-        f"replace it and repeat kipx prepare dataset={name} dataset.raw_dir={raw_dir}, "
-        f"or download with kipx prepare dataset={name}"
-    )
