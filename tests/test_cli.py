@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import contract
+import official
 import pytest
 
 from kipx import cli
+from kipx.data.sources import SOURCES
 
 FAST = ["kernel=fc", "debug=tiny"]
 
@@ -55,6 +57,35 @@ def test_distill_then_evaluate_gives_the_same_number(kipx):
     assert json.loads((kipx.folder / "other" / "evaluation.json").read_text())["test_mse"] != summary["test_mse"]
 
 
+def test_prepare_then_distill_then_go_on_with_the_data_elsewhere(kipx, monkeypatch):
+    small = official.make("mnist")
+    monkeypatch.setitem(SOURCES, "mnist", small.source)
+    small.lay_out(kipx.folder / "raw")
+    distill = ["distill", *FAST, "dataset=mnist", "dataset.data_dir=data", "hydra.run.dir=run"]
+    code, _, err = kipx(*distill)
+    assert (code, "kipx prepare dataset=mnist dataset.data_dir=data" in err, err.count("\n")) == (2, True, 1)
+    for news in ("mnist prepared", "mnist was prepared already"):
+        code, out, _ = kipx("prepare", "dataset=mnist", "dataset.raw_dir=raw", "dataset.data_dir=data")
+        assert (code, news in out, "folder: data/mnist/3.0.1" in out) == (0, True, True)
+    assert kipx(*distill)[0] == 0
+    summary = json.loads((kipx.folder / "run" / "summary.json").read_text())
+    (kipx.folder / "data").rename(kipx.folder / "moved")
+    code, _, err = kipx("evaluate", "run=run")
+    assert (code, "expected it prepared in data/mnist/3.0.1" in err) == (2, True)
+    assert kipx("evaluate", "run=run", "dataset.data_dir=moved", "hydra.run.dir=again")[0] == 0
+    again = json.loads((kipx.folder / "again" / "evaluation.json").read_text())
+    assert again["test_mse"] == summary["test_mse"]
+    code, _, err = kipx("distill", "resume=run", "dataset.data_dir=moved", "steps=3")
+    assert code == 0, err
+    assert kipx("distill", "resume=run", "steps=4")[0] == 0, "the run remembers where the data went"
+
+
+def test_what_needs_no_preparing_says_so(kipx):
+    for arguments in ([], ["dataset=digits"]):
+        code, out, _ = kipx("prepare", *arguments)
+        assert (code, out.startswith("dataset=digits needs no preparing")) == (0, True)
+
+
 def test_two_runs_of_one_config_are_equal_bit_by_bit_and_another_seed_is_not(kipx):
     code, _, _ = kipx("distill", "-m", *FAST, "seed=0,0,1", "hydra.sweep.dir=sweep")
     assert code == 0
@@ -93,6 +124,9 @@ def test_plus_debug_is_debug(kipx):
         (["distill", "seed=0,1"], "add --multirun"),
         (["distill", "seed==1"], "seed==1"),
         (["distill", "dataset=npz"], "dataset.path: expected an npz file"),
+        (["distill", "dataset=cifar10", "dataset.data_dir=d"], "run kipx prepare dataset=cifar10 dataset.data_dir=d"),
+        (["prepare", "dataset=imagenet"], "Could not find 'dataset/imagenet'"),
+        (["prepare", "dataset=mnist", "steps=3"], "steps: unknown key or group; kipx prepare --help lists them"),
         (["evaluate"], "run: expected a value, got none; give run=..."),
         (["evaluate", "run=nowhere"], "a run folder with support.npz or an npz, got nowhere"),
     ],
@@ -123,6 +157,7 @@ def test_help_and_completion_do_not_import_jax(tmp_path):
         (["--help"], "", "kipx distill [overrides]"),
         (["distill", "--help"], "", "kernel: convnet, convnet3, convvec, fc, myrtle"),
         (["evaluate", "--help"], "", "run: ???"),
+        (["prepare", "--help"], "", "dataset: cifar10, cifar100, digits"),
         (["distill", "--cfg", "job"], "", "steps: 80"),
         (["-sc", "query=bash"], "kipx di", "distill"),
         (["-sc", "query=bash"], "kipx distill kernel=my", "kernel=myrtle"),

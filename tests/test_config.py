@@ -5,8 +5,8 @@ import pathlib
 import contract
 import jax
 import numpy as np
+import official
 import pytest
-import tensorflow_datasets as tfds
 import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
@@ -32,22 +32,11 @@ def prepared(tmp_path_factory):
     from kipx.data import prepare
 
     def folder(name):
-        data_dir = tmp_path_factory.mktemp(name)
-        features = tfds.builder(name, data_dir=data_dir).info.features
-        splits = {split: few(features, n) for split, n in (("train", 200), ("test", 100))}
-        labels = [f for f in features if f.endswith("label")] if name.startswith("cifar") else []
-        classes = {f: [f"{f}_{i}" for i in range(features[f].num_classes)] for f in labels}
-        prepare.write(name, splits, classes, data_dir)
+        small, data_dir = official.make(name), tmp_path_factory.mktemp(name)
+        prepare.write(name, *small.source.read(small.contents), data_dir)
         return data_dir
 
     return folder
-
-
-def few(features, n):
-    """{feature: values} of n examples, classes in turn."""
-    values = {"image": np.random.default_rng(n).integers(0, 256, (n, *features["image"].shape), np.uint8)}
-    values |= {f: np.arange(n) % c.num_classes for f, c in features.items() if f.endswith("label")}
-    return values | ({"id": [f"id_{i}" for i in range(n)]} if "id" in features else {})
 
 
 @pytest.fixture(scope="module")
