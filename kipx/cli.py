@@ -60,7 +60,7 @@ def prepare(cfg):
 
     values = arguments.prepare(config.plain(cfg, arguments.PREPARE))
     if values["name"] is None:
-        return print(f"dataset={HydraConfig.get().runtime.choices.dataset} needs no preparing; kipx prepare --help lists what does")
+        return print(f"dataset={HydraConfig.get().runtime.choices.dataset} needs no preparing; see kipx prepare --help")
     _print_table(*command.table(values["name"], command.run(**values)))
 
 

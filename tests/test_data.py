@@ -169,14 +169,19 @@ def test_preparing_again_does_nothing(mnist):
     result = run("mnist", small, data_dir, "nowhere")
     assert not result["new"]
     assert command.table("mnist", result)[0] == "mnist was prepared already"
-    assert {p: p.stat().st_mtime_ns for p in before if p.suffix != ".lock"} == {
-        p: t for p, t in before.items() if p.suffix != ".lock"
-    }
+    assert {path: path.stat().st_mtime_ns for path in data_dir.rglob("*") if path.is_file()} == before
 
 
 def test_without_prepared_data_the_message_names_the_folder_and_the_command(tmp_path):
     with pytest.raises(checks.UserError, match=rf"in {tmp_path}/mnist/3\.0\.1, .* kipx prepare dataset=mnist dataset"):
         published.load(name="mnist", data_dir=str(tmp_path))
+
+
+def test_a_name_that_is_not_published_is_refused(tmp_path):
+    with pytest.raises(checks.UserError, match=r"dataset\.load\.name: expected one of mnist, .*, got 'imagenet'"):
+        published.load(name="imagenet", data_dir=str(tmp_path))
+    with pytest.raises(checks.UserError, match=r"dataset\.load\.name: expected one of mnist, .*, got 'imagenet'"):
+        command.run(name="imagenet", data_dir=str(tmp_path), raw_dir=None)
 
 
 def test_the_default_folder_is_data_in_the_repository_and_else_in_the_current_folder(monkeypatch, tmp_path):

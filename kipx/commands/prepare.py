@@ -26,18 +26,16 @@ def run(*, name, data_dir, raw_dir, source=None, say=lambda text: CONSOLE.print(
     Raises:
       UserError: files that are missing or wrong, or a folder that cannot be written.
     """
+    place = published.place(name, data_dir)
     source = SOURCES[name] if source is None else source
-    try:
-        with prepare.alone(name, data_dir, waiting=lambda: say(f"{name}: waiting for another kipx prepare")):
-            new = not _is_whole(name, data_dir, say)
-            if new:
-                splits, class_names = source.read(_contents(name, source, data_dir, raw_dir, say))
-                prepare.write(name, splits, class_names, data_dir, watch=_watch(f"writing {name}"))
-            data = published.load(name=name, data_dir=data_dir)
-    except OSError as error:
-        raise checks.UserError(f"{name}: cannot prepare in {published.folder(data_dir)}: {error}") from error
+    data, new = _whole(name, data_dir, say), False
+    if data is None:
+        try:
+            data, new = _prepare(name, source, data_dir, raw_dir, say)
+        except OSError as error:
+            raise checks.UserError(f"{name}: cannot prepare in {published.folder(data_dir)}: {error}") from error
     return {
-        "folder": str(published.place(name, data_dir)),
+        "folder": str(place),
         "new": new,
         "train": len(data.y_train),
         "test": len(data.y_test),
@@ -46,16 +44,26 @@ def run(*, name, data_dir, raw_dir, source=None, say=lambda text: CONSOLE.print(
     }
 
 
-def _is_whole(name, data_dir, say):
-    """Whether it is prepared, by reading all of it; a damaged one is announced."""
+def _prepare(name, source, data_dir, raw_dir, say):
+    """The data set, and whether it was this call that prepared it."""
+    with prepare.alone(name, data_dir, waiting=lambda: say(f"{name}: waiting for another kipx prepare")):
+        data = _whole(name, data_dir, lambda text: None)  # by now
+        if data is not None:
+            return data, False
+        splits, class_names = source.read(_contents(name, source, data_dir, raw_dir, say))
+        prepare.write(name, splits, class_names, data_dir, watch=_watch(f"writing {name}"))
+        return published.load(name=name, data_dir=data_dir), True
+
+
+def _whole(name, data_dir, say):
+    """The data set, if all of it can be read, or None; a damaged one is announced."""
     if not published.is_prepared(name, data_dir):
-        return False
+        return None
     try:
-        published.load(name=name, data_dir=data_dir)
+        return published.load(name=name, data_dir=data_dir)
     except checks.UserError as error:
         say(str(error))
-        return False
-    return True
+        return None
 
 
 def _contents(name, source, data_dir, raw_dir, say):

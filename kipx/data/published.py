@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 import kipx
 from kipx import checks
 from kipx.data import Dataset, check
+from kipx.data.sources import SOURCES
 
 BATCH = 2000  # images that are decoded at a time
 
@@ -49,7 +50,12 @@ def folder(data_dir=None):
 
 
 def place(name, data_dir=None):
-    """Where a prepared data set lies: the folder of the version that tensorflow-datasets reads by default."""
+    """Where a prepared data set lies: the folder of the version that tensorflow-datasets reads by default.
+
+    Raises:
+      UserError: not one of `kipx.data.sources`.
+    """
+    checks.one_of("dataset.load.name", name, tuple(SOURCES))
     return folder(data_dir) / name / str(tfds.builder_cls(name).VERSION)
 
 
