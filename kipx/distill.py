@@ -78,7 +78,7 @@ def joint(images, labels=None):
     return optax.partition({"images": images, "labels": labels}, {"images": "images", "labels": "labels"})
 
 
-def class_balanced_batches(x, y, classes_of, *, batch_size, change=None):
+def class_balanced_batches(x, y, classes_of, *, batch_size, change=None, apply=None):
     """Builds `sample(key)`: a fresh class-balanced batch of targets.
 
     Args:
@@ -86,7 +86,8 @@ def class_balanced_batches(x, y, classes_of, *, batch_size, change=None):
       y: (n, c) labels.
       classes_of: (n,) int classes, to balance by.
       batch_size: 1 <= batch_size <= n.
-      change: from `kipx.augment`: (key, places) -> (which of the batch, their new images); None for none.
+      change: from `kipx.augment`: (key, places) -> (which of the batch, their new pixels); None for none.
+      apply: preprocessing of these pixels, as that of x.
     Returns:
       (key) -> (x_target, y_target).
     Raises:
@@ -102,7 +103,7 @@ def class_balanced_batches(x, y, classes_of, *, batch_size, change=None):
         x_target, y_target = x[places], y[places]
         if change is None:
             return x_target, y_target
-        chosen, images = change(jax.random.fold_in(key, 2), places)  # class_balanced has split off 0 and 1
-        return x_target.at[chosen].set(images), y_target
+        chosen, pixels = change(jax.random.fold_in(key, 2), places)  # class_balanced has split off 0 and 1
+        return x_target.at[chosen].set(apply(pixels)), y_target
 
     return sample

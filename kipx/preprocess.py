@@ -1,10 +1,16 @@
-"""Preprocessing of images: fitted on the training set once, kept as arrays beside everything distilled with it."""
+"""Preprocessing of images: fitted on the training set once, kept as arrays beside everything distilled with it.
+
+All sums are float64 and go over the images in parts of fixed size, so that memory beyond the result stays at some
+hundred megabytes, however many images there are.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from kipx import checks
+
+PART = 2**22  # numbers in a part of the images, 32 MB as float64
 
 
 class Preprocessing(NamedTuple):
@@ -26,18 +32,26 @@ class Preprocessing(NamedTuple):
 
     def apply(self, images):
         """(n, h, w, c) float32 from (n, h, w, c) pixels."""
-        x = (np.asarray(images, np.float64) - self.mean) / self.std
-        if self.whitening.size:
-            x = (_flat(x, self.unit_norm) @ self.whitening).reshape(x.shape)
-        return x.astype(np.float32)
+        images = np.asarray(images)
+        result = np.empty(images.shape, np.float32)
+        for part in _parts(images):
+            x = _scaled(images[part], self.mean, self.std)
+            if self.whitening.size:
+                x = (_rows(x, self.unit_norm) @ self.whitening).reshape(x.shape)
+            result[part] = x
+        return result
 
     def invert(self, x):
         """(n, h, w, c) float64 pixels, not clipped, whose `apply` is x up to the image's own mean and norm."""
-        x = np.asarray(x, np.float64)
-        if self.whitening.size:
-            x = np.linalg.solve(self.whitening, x.reshape(len(x), -1).T).T.reshape(x.shape)
-            x = x * self.norm + self.centre
-        return x * self.std + self.mean
+        x = np.asarray(x)
+        result = np.empty(x.shape, np.float64)
+        for part in _parts(x, at_least=len(self.whitening)):
+            own = x[part].astype(np.float64)
+            if self.whitening.size:
+                own = np.linalg.solve(self.whitening, own.reshape(len(own), -1).T).T.reshape(own.shape)
+                own = own * self.norm + self.centre
+            result[part] = own * self.std + self.mean
+        return result
 
 
 def standardize():
@@ -50,8 +64,10 @@ def standardize():
     """
 
     def fit(images):
-        x = np.asarray(images, np.float64)
-        mean, std = x.mean(axis=(0, 1, 2)), x.std(axis=(0, 1, 2))
+        images = np.asarray(images)
+        count, parts = images[..., 0].size, _parts(images)
+        mean = sum(images[part].sum(axis=(0, 1, 2), dtype=np.float64) for part in parts) / count
+        std = np.sqrt(sum(((images[part] - mean) ** 2).sum(axis=(0, 1, 2)) for part in parts) / count)
         if not np.all(std > 0):
             raise checks.UserError(f"preprocess: channel {int(np.argmin(std))} of the training images is constant")
         return Preprocessing(mean, std, np.zeros((0, 0)), np.asarray(False), np.zeros(()), np.ones(()))
@@ -74,25 +90,48 @@ def zca(*, reg: float = 0.1, unit_norm: bool = True):
     checks.not_negative("preprocess.reg", reg)
 
     def fit(images):
+        images = np.asarray(images)
         base = standardize()(images)
-        x = (np.asarray(images, np.float64) - base.mean) / base.std
-        flat = _flat(x, unit_norm)
-        values, vectors = np.linalg.eigh(flat.T @ flat / len(flat))
+        covariance, centre, norm = _moments(images, base, unit_norm)
+        values, vectors = np.linalg.eigh(covariance)
         values = np.maximum(values, 0) + reg * values.mean()
         if values.min() <= 1e-12 * values.max():
             raise checks.UserError("preprocess.reg: the images' covariance is singular, expected reg > 0, got 0")
-        own = x.reshape(len(x), -1)
-        norms = np.linalg.norm(own - own.mean(axis=1, keepdims=True), axis=1)
-        centre, norm = (own.mean(), norms.mean()) if unit_norm else (0.0, 1.0)
-        whitening = (vectors / np.sqrt(values)) @ vectors.T
         return base._replace(
-            whitening=whitening, unit_norm=np.asarray(unit_norm), centre=np.asarray(centre), norm=np.asarray(norm)
+            whitening=(vectors / np.sqrt(values)) @ vectors.T,
+            unit_norm=np.asarray(unit_norm),
+            centre=np.asarray(centre if unit_norm else 0.0),
+            norm=np.asarray(norm if unit_norm else 1.0),
         )
 
     return fit
 
 
-def _flat(x, unit_norm):
+def _moments(images, base, unit_norm):
+    """C = X'X/n of the rows that are whitened, and the mean and mean norm of the standardized images."""
+    n, size = len(images), images[0].size
+    products, total, norms = np.zeros((size, size)), 0.0, 0.0
+    for part in _parts(images):
+        x = _scaled(images[part], base.mean, base.std)
+        own = x.reshape(len(x), -1)
+        total += own.sum()
+        norms += np.linalg.norm(own - own.mean(axis=1, keepdims=True), axis=1).sum()
+        rows = _rows(x, unit_norm)
+        products += rows.T @ rows
+    return products / n, total / (n * size), norms / n
+
+
+def _parts(images, at_least=1):
+    """Slices of the first axis, each of PART numbers or `at_least` images, whichever is more."""
+    step = max(PART // max(images[:1].size, 1), at_least, 1)
+    return [slice(start, start + step) for start in range(0, len(images), step)]
+
+
+def _scaled(images, mean, std):
+    return (images.astype(np.float64) - mean) / std
+
+
+def _rows(x, unit_norm):
     x = x.reshape(len(x), -1)
     if not unit_norm:
         return x

@@ -1,10 +1,10 @@
 """Augmentation of targets: a share of each batch is changed at random, as raw pixels, then preprocessed.
 
-Each builder returns `augment(pixels, apply, batch_size)`: from the training pixels (n, h, w, c), preprocessing's
-`apply` and the images in a batch to a `change` for `distill.class_balanced_batches`, or None where nothing changes.
-`change(key, places)` takes the places of a batch among the training pixels and returns which of the batch are
-augmented, exactly round(rate * batch_size) of them, drawn without replacement, and their new images, preprocessed.
-Each of these images has its own key; the same key gives the same bits. The others stay as they are.
+Each builder returns `augment(pixels, batch_size)`: from the training pixels (n, h, w, c) and the images in a batch to a
+`change` for `distill.class_balanced_batches`, or None where nothing changes. `change(key, places)` takes the places of
+a batch among the training pixels and returns which of the batch are augmented, exactly round(rate * batch_size) of
+them, drawn without replacement, and their new pixels, float32. Each image has its own key, and the same key gives the
+same bits. The others stay as they are.
 
 Pixels are augmented and then preprocessed, which equals the authors' undo, augment, preprocess again wherever
 preprocessing can be undone, and works where it cannot.
@@ -29,7 +29,7 @@ def none(*, rate: float = 0.0):
         raise checks.UserError(
             f"augment.rate: augment=none augments nothing, expected 0, got {rate}; take augment=grayscale or rgb"
         )
-    return lambda pixels, apply, batch_size: None
+    return lambda pixels, batch_size: None
 
 
 def grayscale(*, rate: float, rotation_degrees: float = 10.0, shift: float = 0.1):
@@ -88,25 +88,25 @@ def _of_a_share(transform, rate, check):
     checks.share("augment.rate", rate)
     of_all = jax.jit(lambda keys, images: jax.lax.map(lambda one: transform(*one), (keys, images)))
 
-    def augment(pixels, apply, batch_size):
+    def augment(pixels, batch_size):
         check(pixels)
-        count = round(rate * batch_size)
+        count = round(rate * checks.integer("target.batch_size", batch_size, at_least=1))
         if rate and not count:
             raise checks.UserError(
                 f"augment.rate: {rate} of target.batch_size={batch_size} rounds to no image; raise one of them"
             )
-        return _change(of_all, pixels, apply, count) if count else None
+        return _change(of_all, pixels, count) if count else None
 
     return augment
 
 
-def _change(of_all, pixels, apply, count):
+def _change(of_all, pixels, count):
     def change(key, places):
         key_which, key_how = jax.random.split(key)
         chosen = jax.random.permutation(key_which, len(places))[:count]
         images = pixels[np.asarray(places[chosen])].astype(np.float32)
-        images = jax.device_put(images, jax.local_devices(backend="cpu")[0])  # where apply and the pixels are
-        return chosen, apply(of_all(jax.random.split(key_how, count), images))
+        host = jax.local_devices(backend="cpu")[0]  # where pixels and preprocessing are
+        return chosen, of_all(*jax.device_put((jax.random.split(key_how, count), images), host))
 
     return change
 

@@ -65,7 +65,7 @@ def run(
       fit: training pixels -> Preprocessing.
       members: list of kipx.sampled.Member: the kernels, each with its engine.
       draw: from `kipx.support`: (key, images, labels, classes) -> (x_support, classes of them).
-      augment: from `kipx.augment`: (training pixels, apply, batch_size) -> change of a batch, or None.
+      augment: from `kipx.augment`: (training pixels, batch_size) -> change of a batch, or None.
       labels: {'learned': bool, 'learning_rate': float or None}.
       optimizer: from `kipx.optimizer`: (steps, learning_rate=None) -> optax transformation.
       seed, steps, ridge, batch_size: integers >= 0, >= 0, a number > 0, and images in a batch of targets.
@@ -98,14 +98,19 @@ def run(
 
 
 def _pose(data, fit, members, draw, augment, optimizer, seed, ridge, batch_size, draws):
+    change = augment(data.x_train, batch_size)  # before the fit, which may take a minute: it may refuse
     preprocessing = fit(data.x_train)
     x_train, x_test = preprocessing.apply(data.x_train), preprocessing.apply(data.x_test)
     y_train, y_test = (support.one_hot(y, data.classes) for y in (data.y_train, data.y_test))
     key_support, key_sampler, key_draws = jax.random.split(jax.random.key(seed), 3)
     initial, classes = draw(key_support, x_train, data.y_train, data.classes)
-    change = augment(data.x_train, preprocessing.apply, batch_size)
     sample = distill.class_balanced_batches(
-        jnp.asarray(x_train), y_train, data.y_train, batch_size=batch_size, change=change
+        jnp.asarray(x_train),
+        y_train,
+        data.y_train,
+        batch_size=batch_size,
+        change=change,
+        apply=preprocessing.apply,
     )
     built = [distill.build(objective.kip(member.engine, ridge=ridge), optimizer, sample) for member in members]
     start, steps = built[0][0], [step for _, step in built]

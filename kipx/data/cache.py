@@ -1,0 +1,106 @@
+"""Fitted preprocessing on disk, so that the next run on the same images need not fit it again.
+
+A file is named after the hash of the training images, the arguments and the code that fits. It may be deleted any time.
+"""
+
+import hashlib
+import io
+import json
+import os
+import pathlib
+import sys
+import uuid
+
+import numpy as np
+
+import kipx
+from kipx import preprocess
+from kipx.preprocess import Preprocessing
+
+
+def folder(data_dir=None):
+    """Where fitted maps lie: `cache` in `data_dir`, or else in `data` in the repository or in the current folder.
+
+    The repository counts if kipx runs from it; installed from a wheel it has none.
+    """
+    root = pathlib.Path(kipx.__file__).parents[1]
+    home = root if (root / "setup.cfg").is_file() and (root / "conf").is_dir() else pathlib.Path()
+    return (home / "data" if data_dir is None else pathlib.Path(data_dir).expanduser()) / "cache"
+
+
+def remembering(fit, arguments, folder):
+    """A `fit` with the same results that looks into a folder first, and leaves whitening there.
+
+    A file that is damaged or cannot be written costs a note on stderr and a new fit. Nothing is ever unpickled.
+
+    Args:
+      fit: (n, h, w, c) pixels -> Preprocessing.
+      arguments: what else decides the result, JSON's types.
+      folder: made when something is written.
+    Returns:
+      (n, h, w, c) pixels -> Preprocessing.
+    """
+
+    def remembered(images):
+        key = _key(np.asarray(images), arguments)
+        path = pathlib.Path(folder) / f"{key}.npz"
+        fitted = _read(path, key)
+        if fitted is None:
+            fitted = fit(images)
+            if fitted.whitening.size:  # else fitted as fast as read
+                _write(path, key, fitted)
+        return fitted
+
+    return remembered
+
+
+def _key(images, arguments):
+    known = hashlib.sha256(pathlib.Path(preprocess.__file__).read_bytes())
+    known.update(json.dumps([arguments, images.dtype.str, images.shape], sort_keys=True).encode())
+    known.update(np.ascontiguousarray(images).data)
+    return known.hexdigest()
+
+
+def _digest(key, fitted):
+    content = hashlib.sha256(key.encode())
+    for array in fitted:
+        content.update(f"{array.dtype.str}{array.shape}".encode())
+        content.update(np.ascontiguousarray(array).data)
+    return content.hexdigest()
+
+
+def _read(path, key):
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            fitted = Preprocessing(*(file[field] for field in Preprocessing._fields))
+            if str(file["digest"]) == _digest(key, fitted):
+                return fitted
+            reason = "its content is not what was written"
+    except Exception as error:  # damaged bytes lead zip and npy readers to errors of every kind
+        reason = str(error) or type(error).__name__
+    _note(f"{path} is damaged ({reason}); fitting again")
+    return None
+
+
+def _write(path, key, fitted):
+    part = path.with_name(f".{uuid.uuid4().hex}.part")  # another run may write the same file
+    buffer = io.BytesIO()
+    np.savez(buffer, digest=np.asarray(_digest(key, fitted)), **fitted._asdict())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(part, "wb") as file:
+                file.write(buffer.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        _note(f"the fitted preprocessing cannot be kept in {path.parent} ({error}); the next run fits again")
+
+
+def _note(text):
+    print(f"kipx: {text}", file=sys.stderr)
