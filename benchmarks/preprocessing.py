@@ -20,6 +20,7 @@ from kipx.preprocess import zca
 
 ROOT = pathlib.Path(__file__).parents[1]
 REPEATS = 3
+REGS = (0.1, 1e-3, 1e-6)
 
 
 def images(folder):
@@ -28,52 +29,55 @@ def images(folder):
     return np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
 
 
-def timed(stage):
-    times = []
+def timed(name, stage):
+    """The stage's last result, and a row of the table."""
+    walls, cores = [], []
     for _ in range(REPEATS):
         result = None  # let go of before the next one is made
-        began = time.perf_counter()
+        wall, core = time.perf_counter(), time.process_time()
         result = stage()
-        times.append(time.perf_counter() - began)
-    return result, times, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        walls.append(time.perf_counter() - wall)
+        cores.append(time.process_time() - core)
+        print(f"{name}: {walls[-1]:.1f} s, of processors {cores[-1]:.1f} s", flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    median = f"{statistics.median(walls):.0f} | {min(walls):.0f} to {max(walls):.0f}"
+    return result, f"| {name} | {median} | {statistics.median(cores):.0f} | {peak:.2f} |"
 
 
-def row(name, times, peak):
-    return f"| {name} | {statistics.median(times):.1f} | {min(times):.1f} to {max(times):.1f} | {peak:.2f} |"
-
-
-def precision(pixels, reg):
-    """The largest error, in levels of 255, of apply and invert on some images, nothing lost to their own norm."""
+def error(pixels, reg):
+    """The largest error, in levels of 255, of apply undone on some images that keep their mean and norm."""
     fitted = zca(reg=reg, unit_norm=False)(pixels)
-    return np.abs(fitted.invert(fitted.apply(pixels[:1000])) - pixels[:1000]).max()
+    return np.abs(fitted.invert(fitted.apply(pixels[:100])) - pixels[:100]).max()
 
 
 def main(folder):
     pixels = images(folder)
-    fitted, *fit = timed(lambda: zca(reg=0.1)(pixels))
-    x, *apply = timed(lambda: fitted.apply(pixels))
-    _, *invert = timed(lambda: fitted.invert(x))
-    errors = " | ".join(f"{precision(pixels, reg):.1g}" for reg in (0.1, 1e-3, 1e-6))
+    fitted, fit = timed("fit", lambda: zca(reg=0.1)(pixels))
+    x, apply = timed("apply to all", lambda: fitted.apply(pixels))
+    _, invert = timed("invert all", lambda: fitted.invert(x))
+    errors = " | ".join(f"{error(pixels[:10000, ::2, ::2], reg):.1g}" for reg in REGS)
     page = f"""# Preprocessing: time, memory, precision
 
-Regularized ZCA (`preprocess=zca`) on CIFAR-10's {len(pixels):,} training images of 3,072 numbers, in float64 on
-{os.cpu_count()} cores ({platform.machine()}, numpy {np.__version__}), {REPEATS} times each; load while it ran:
-{os.getloadavg()[0]:.0f} busy processes. Written by `python benchmarks/preprocessing.py <folder>`.
+Regularized ZCA (`preprocess=zca`) on CIFAR-10's {len(pixels):,} training images of 3,072 numbers, in float64, numpy
+{np.__version__} on {os.cpu_count()} cores ({platform.machine()}) that others used too: {os.getloadavg()[0]:.0f} processes
+wanted them, so that processor time, which two free cores would share, says more than the clock. {REPEATS} times each.
+Written by `python benchmarks/preprocessing.py <folder of CIFAR-10's binary files>`.
 
-| | median s | least to most s | peak GiB of the process so far |
-|---|--:|--:|--:|
-{row("fit", *fit)}
-{row("apply to all", *apply)}
-{row("invert all", *invert)}
+| | median s | least to most | processor s, median | peak GiB of the process so far |
+|---|--:|--:|--:|--:|
+{fit}
+{apply}
+{invert}
 
-Images go through in parts, so memory is that of the images and the result beside three or four matrices of 3,072 x
-3,072. A fit is kept on disk under the hash of its images and arguments (`kipx/data/cache.py`): the next run reads it.
+Images go through in parts, so that memory is that of the images and the result beside a few matrices of 3,072 x 3,072.
+A fit is kept in `cache/` beside the data, under the hash of the images, the arguments and the code that fits
+(`kipx/data/cache.py`): the next run reads it, with the same bits. The folder may be deleted any time.
 
-`invert(apply(x))` with `unit_norm=false`, largest error over 1,000 images in levels of 0 to 255. What is stored is
-float32, and whitening with a small `reg` scales faint directions up, so that undoing it loses nothing:
+Largest error of `invert(apply(x))` with `unit_norm=false`, in levels of 0 to 255, over 100 images of a fit on 10,000 at
+16x16; what is kept in between is float32:
 
-| `preprocess.reg` | 0.1 | 1e-3 | 1e-6 |
-|---|--:|--:|--:|
+| `preprocess.reg` | {" | ".join(map(str, REGS))} |
+|---|{"--:|" * len(REGS)}
 | error | {errors} |
 """
     (ROOT / "docs" / "preprocessing.md").write_text(page)

@@ -87,7 +87,7 @@ def test_sound_files_with_another_content_are_not_trusted(tmp_path, capsys):
         assert calls == 1
         assert_equal(first, again)
         assert "is damaged (" in capsys.readouterr().err
-    other, _ = fitted(tmp_path, reg=0.3, fit=zca(reg=0.3))
+    fitted(tmp_path, reg=0.3, fit=zca(reg=0.3))
     (its_path,) = (p for p in tmp_path.iterdir() if p != path)
     path.write_bytes(its_path.read_bytes())
     again, calls = fitted(tmp_path)
