@@ -59,7 +59,7 @@ def main(folder):
     page = f"""# Preprocessing: time, memory, precision
 
 Regularized ZCA (`preprocess=zca`) on CIFAR-10's {len(pixels):,} training images of 3,072 numbers, in float64, numpy
-{np.__version__} on {os.cpu_count()} cores ({platform.machine()}) that others used too: {os.getloadavg()[0]:.0f} processes
+{np.__version__} on {os.cpu_count()} cores ({platform.machine()}) that others used too: {os.getloadavg()[0]:.0f} threads
 wanted them, so that processor time, which two free cores would share, says more than the clock. {REPEATS} times each.
 Written by `python benchmarks/preprocessing.py <folder of CIFAR-10's binary files>`.
 

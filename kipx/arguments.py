@@ -5,7 +5,7 @@ import os
 
 from kipx import artifacts, checks
 from kipx.config import CALL, build
-from kipx.data import cache
+from kipx.data import cache, folder
 from kipx.sampled import Member, check
 
 MAY_CHANGE = ("steps", "engine", "logger")  # of a run that is resumed
@@ -90,7 +90,7 @@ def distill(values):
     checks.one_of("labels.init", values["labels"]["init"], ("onehot",))
     return {
         "load": lambda: build(values["dataset"]["load"], "dataset.load"),
-        "fit": _fit(values),
+        "fit": fit(values),
         "members": members(values["kernel"], values["engine"]),
         "draw": build(values["support"], "support"),
         "augment": build(values["augment"], "augment"),
@@ -106,10 +106,10 @@ def distill(values):
     }
 
 
-def _fit(values):
+def fit(values):
     """Preprocessing's fit; what takes long is kept on disk, beside the data."""
     section = values["preprocess"]
-    return cache.remembering(build(section, "preprocess"), section, cache.folder(values["dataset"].get("data_dir")))
+    return cache.remembering(build(section, "preprocess"), section, folder(values["dataset"].get("data_dir")) / "cache")
 
 
 def evaluate(values):

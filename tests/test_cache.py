@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from kipx import arguments
 from kipx.data import cache
 from kipx.preprocess import standardize, zca
 
@@ -121,8 +122,7 @@ def test_what_is_fitted_at_once_is_not_kept(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_folder_is_beside_the_data(tmp_path, monkeypatch):
-    assert cache.folder(tmp_path) == tmp_path / "cache"
-    assert cache.folder().parts[-2:] == ("data", "cache")
-    monkeypatch.setattr(cache.kipx, "__file__", str(tmp_path / "site-packages" / "kipx" / "__init__.py"))
-    assert str(cache.folder()) == "data/cache"
+def test_a_run_keeps_it_beside_the_data(tmp_path):
+    section = {"_target_": "kipx.preprocess.zca", "reg": 0.1, "unit_norm": True}
+    arguments.fit({"preprocess": section, "dataset": {"data_dir": str(tmp_path)}})(PIXELS)
+    assert len(list((tmp_path / "cache").iterdir())) == 1

@@ -71,6 +71,7 @@ def test_every_option_distils(group, option, tiny_npz, tiny_rgb_npz, prepared, t
     overrides += (
         [] if option == "digits" or published else [f"dataset.path={tiny_rgb_npz if option == 'rgb' else tiny_npz}"]
     )
+    overrides += [] if published else [f"dataset.data_dir={tiny_npz.parent}"]
     values = config.plain(composed(*overrides), arguments.DISTILL)
     summary = distill.run(tmp_path, overrides=[], config=values, **arguments.distill(values))
     assert summary["steps"] == 2

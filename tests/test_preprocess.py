@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 
-from kipx import checks
+from kipx import checks, preprocess
 from kipx.preprocess import standardize, zca
 
 PIXELS = np.random.default_rng(0).integers(0, 256, size=(60, 4, 3, 2)).astype(np.uint8)
@@ -34,6 +35,66 @@ def test_zca_equals_the_definition(reg, unit_norm):
     within = np.linalg.pinv(np.array(rows)) @ np.array(rows)  # centred rows leave the constant direction open
     np.testing.assert_allclose(whiten @ regular @ whiten.T, within, atol=1e-4)
     np.testing.assert_allclose(whiten, whiten.T, atol=1e-4)
+
+
+def slow_zca(pixels, reg, unit_norm):
+    """Pixel by pixel: the fitted map applied to `pixels` themselves, float64."""
+    n, h, w, c = pixels.shape
+    d = h * w * c
+    values = [[float(v) for v in pixels[..., k].ravel()] for k in range(c)]
+    mean = [sum(v) / len(v) for v in values]
+    std = [(sum((x - m) ** 2 for x in v) / len(v)) ** 0.5 for v, m in zip(values, mean, strict=True)]
+    rows = np.zeros((n, d))
+    for i, image in enumerate(pixels.tolist()):
+        row = [(v - mean[k]) / std[k] for line in image for pixel in line for k, v in enumerate(pixel)]
+        if unit_norm:
+            row = [v - sum(row) / d for v in row]
+            norm = sum(v * v for v in row) ** 0.5
+            row = [v / norm if norm else v for v in row]
+        rows[i] = row
+    covariance = sum(np.outer(row, row) for row in rows) / n
+    root = scipy.linalg.sqrtm(covariance + reg * sum(np.diag(covariance)) / d * np.eye(d))
+    return (rows @ np.linalg.inv(root)).reshape(pixels.shape)
+
+
+@pytest.mark.parametrize("unit_norm", [True, False])
+@pytest.mark.parametrize("shape", [(13, 4, 3, 2), (7, 1, 5, 1), (9, 3, 3, 3), (1, 3, 2, 1)])
+def test_zca_in_parts_equals_a_slow_one(shape, unit_norm, monkeypatch):
+    pixels = np.random.default_rng(1).integers(0, 256, size=shape).astype(np.uint8)
+    pixels[0] = pixels[0] if len(pixels) == 1 else 99  # a constant image
+    expected = slow_zca(pixels, 0.3, unit_norm)
+    for images_a_part in (1, 2, 6, len(pixels), 100):
+        monkeypatch.setattr(preprocess, "PART", images_a_part * pixels[0].size)
+        fitted = zca(reg=0.3, unit_norm=unit_norm)(pixels)
+        np.testing.assert_allclose(fitted.apply(pixels), expected, rtol=1e-4, atol=3e-6)
+        np.testing.assert_allclose(fitted.apply(pixels.astype(np.float32)), expected, rtol=1e-4, atol=3e-6)
+        np.testing.assert_allclose(fitted.apply(fitted.invert(expected))[1:], expected[1:], rtol=1e-3, atol=3e-6)
+
+
+@pytest.mark.parametrize("images_a_part", [1, 7, 60, 61])
+def test_standardize_in_parts_equals_all_at_once(images_a_part, monkeypatch):
+    whole = standardize()(PIXELS)
+    monkeypatch.setattr(preprocess, "PART", images_a_part * PIXELS[0].size)
+    fitted = standardize()(PIXELS)
+    np.testing.assert_allclose(fitted.mean, whole.mean, rtol=1e-14)
+    np.testing.assert_allclose(fitted.std, whole.std, rtol=1e-14)
+    np.testing.assert_allclose(fitted.invert(fitted.apply(PIXELS)), PIXELS, atol=1e-4)
+
+
+def test_no_images_make_no_images():
+    for fit in (standardize(), zca()):
+        fitted = fit(PIXELS)
+        assert fitted.apply(PIXELS[:0]).shape == fitted.invert(PIXELS[:0]).shape == (0, 4, 3, 2)
+
+
+@pytest.mark.parametrize(("reg", "tolerance"), [(0.1, 1e-4), (1e-4, 1e-3), (1e-8, 1e-2)])
+def test_what_is_undone_is_precise_even_where_whitening_is_strong(reg, tolerance):
+    """Smooth images, whose covariance has eigenvalues far apart; float32 in between, errors in levels of 255."""
+    waves = np.cos(np.arange(8)[:, None] * np.arange(8) * 0.4)
+    weights = np.random.default_rng(2).normal(size=(300, 8, 8, 1)) * 0.3 ** np.add.outer(range(8), range(8))[..., None]
+    pixels = 127 + 60 * np.einsum("iy,nijc,jx->nyxc", waves, weights, waves)
+    fitted = zca(reg=reg, unit_norm=False)(pixels)
+    np.testing.assert_allclose(fitted.invert(fitted.apply(pixels)), pixels, atol=tolerance)
 
 
 def test_zca_can_be_undone_up_to_the_images_own_mean_and_norm():

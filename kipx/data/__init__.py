@@ -1,9 +1,11 @@
 """Data sets, one source per file: each has a `load(...) -> Dataset`."""
 
+import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
+import kipx
 from kipx import checks
 
 
@@ -26,6 +28,16 @@ class Dataset(NamedTuple):
     def classes(self):
         """Number of classes."""
         return len(self.class_names)
+
+
+def folder(data_dir=None):
+    """Where prepared data sets lie: `data_dir`, or else `data` in the repository, or else in the current folder.
+
+    The repository counts if kipx runs from it; installed from a wheel it has none.
+    """
+    root = pathlib.Path(kipx.__file__).parents[1]
+    home = root if (root / "setup.cfg").is_file() and (root / "conf").is_dir() else pathlib.Path()
+    return home / "data" if data_dir is None else pathlib.Path(data_dir).expanduser()
 
 
 def check(name, dataset):

@@ -13,19 +13,8 @@ import uuid
 
 import numpy as np
 
-import kipx
 from kipx import preprocess
 from kipx.preprocess import Preprocessing
-
-
-def folder(data_dir=None):
-    """Where fitted maps lie: `cache` in `data_dir`, or else in `data` in the repository or in the current folder.
-
-    The repository counts if kipx runs from it; installed from a wheel it has none.
-    """
-    root = pathlib.Path(kipx.__file__).parents[1]
-    home = root if (root / "setup.cfg").is_file() and (root / "conf").is_dir() else pathlib.Path()
-    return (home / "data" if data_dir is None else pathlib.Path(data_dir).expanduser()) / "cache"
 
 
 def remembering(fit, arguments, folder):

@@ -1,16 +1,14 @@
 """Published data sets in tensorflow-datasets' folders (array_record), read without TensorFlow."""
 
 import io
-import pathlib
 import re
 
 import numpy as np
 import PIL.Image
 import tensorflow_datasets as tfds
 
-import kipx
 from kipx import checks
-from kipx.data import Dataset, check
+from kipx.data import Dataset, check, folder
 from kipx.data.sources import SOURCES
 
 BATCH = 2000  # images that are decoded at a time
@@ -37,16 +35,6 @@ def load(*, name: str, data_dir: str | None = None):
         text = (str(error).splitlines() or [type(error).__name__])[0]
         raise checks.UserError(f"dataset={name}: {where} is damaged ({text}); {mend} prepares it again") from error
     return check(f"dataset={name} in {where}", Dataset(*train, *test, tuple(builder.info.features["label"].names)))
-
-
-def folder(data_dir=None):
-    """Where prepared data sets lie: `data_dir`, or else `data` in the repository, or else in the current folder.
-
-    The repository counts if kipx runs from it; installed from a wheel it has none.
-    """
-    root = pathlib.Path(kipx.__file__).parents[1]
-    home = root if (root / "setup.cfg").is_file() and (root / "conf").is_dir() else pathlib.Path()
-    return home / "data" if data_dir is None else pathlib.Path(data_dir).expanduser()
 
 
 def place(name, data_dir=None):
