@@ -140,23 +140,42 @@ def test_a_damaged_checkpoint_is_named(done):
     assert "Traceback" not in err
 
 
-def test_a_failed_worker_leaves_a_good_checkpoint(tmp_path, whole):
-    """The engine fails in the ninth step's backward pass; the run goes on from the eighth."""
+def built(*overrides):
+    """A run's config, and the arguments it becomes."""
     with initialize_config_module("kipx.conf", version_base="1.3"):
-        values = config.plain(compose("distill", overrides=ARGUMENTS[1:]), arguments.DISTILL)
-    built, calls = arguments.distill(values), []
-    (member,) = built["members"]
+        values = config.plain(compose("distill", overrides=[*ARGUMENTS[1:], *overrides]), arguments.DISTILL)
+    return values, {**arguments.distill(values), "show": False}
 
-    def failing(*inputs):
+
+def failing(run, *, after):
+    """The same run, whose engine fails in the backward pass of the step after that many; two calls a step."""
+    (member,), calls = run["members"], []
+
+    def vjp(*inputs):
         calls.append(inputs)
-        if len(calls) > 16:  # two calls a step
+        if len(calls) > 2 * after:
             raise checks.EngineError("engine: worker 7 failed")
         return member.engine.vjp(*inputs)
 
-    built["show"] = False
+    return {**run, "members": [member._replace(engine=member.engine._replace(vjp=vjp))]}
+
+
+def test_a_failed_worker_leaves_a_good_checkpoint(tmp_path, whole):
+    """The engine fails in the ninth step's backward pass; the run goes on from the eighth."""
+    values, run = built()
     with pytest.raises(checks.EngineError, match=f"worker 7 failed; go on with kipx distill resume={tmp_path}"):
-        broken = {**built, "members": [member._replace(engine=member.engine._replace(vjp=failing))]}
-        distill.run(tmp_path, overrides=[], config=values, **broken)
+        distill.run(tmp_path, overrides=[], config=values, **failing(run, after=8))
     assert rows(tmp_path)[-1]["step"] == 8
-    distill.run(tmp_path, overrides=None, config=values, **built)
+    distill.run(tmp_path, overrides=None, config=values, **run)
     assert rows(tmp_path) == rows(whole)
+
+
+def test_augmented_targets_are_the_same_after_a_break(tmp_path, whole):
+    values, run = built("augment=grayscale", "steps=6")
+    distill.run(tmp_path / "whole", overrides=[], config=values, **run)
+    with pytest.raises(checks.EngineError):
+        distill.run(tmp_path / "broken", overrides=[], config=values, **failing(run, after=3))
+    distill.run(tmp_path / "broken", overrides=None, config=values, **run)
+    assert same_end(tmp_path / "broken", tmp_path / "whole")
+    assert rows(tmp_path / "whole")[0] == rows(whole)[0]
+    assert rows(tmp_path / "whole")[1]["train_loss"] != rows(whole)[1]["train_loss"]
