@@ -15,6 +15,7 @@ import official
 import pytest
 import tensorflow_datasets as tfds
 
+import kipx
 from kipx import checks
 from kipx.commands import prepare as command
 from kipx.data import formats, prepare, published, raw
@@ -186,7 +187,7 @@ def test_a_name_that_is_not_published_is_refused(tmp_path):
 
 def test_the_default_folder_is_data_in_the_repository_and_else_in_the_current_folder(monkeypatch, tmp_path):
     assert published.folder() == ROOT / "data"
-    monkeypatch.setattr(published.kipx, "__file__", str(tmp_path / "site-packages" / "kipx" / "__init__.py"))
+    monkeypatch.setattr(kipx, "__file__", str(tmp_path / "site-packages" / "kipx" / "__init__.py"))
     assert published.folder() == pathlib.Path("data")
 
 
