@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import traceback
+from importlib import resources
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,7 +23,7 @@ def run(commands, command, arguments):
     """The exit code of a command; what went wrong in one line, unless it is a fault of ours."""
     try:
         checks.one_of("command", command, tuple(commands))
-        _hydra(commands, command, [*map(_without_plus, arguments), *_resume_folder(arguments)])
+        _hydra(commands, command, [*_without_plus(command, arguments), *_resume_folder(arguments)])
     except checks.UserError as error:
         return _say(error, 2)
     except checks.NumericalError as error:
@@ -81,9 +82,11 @@ def _job(command):
     return job
 
 
-def _without_plus(argument):
-    """Both groups are in the defaults list already, where Hydra refuses a plus."""
-    return argument[1:] if argument.startswith(("+debug=", "+experiment=")) else argument
+def _without_plus(command, arguments):
+    """The arguments; groups that the command's defaults list holds open lose their plus, which Hydra would refuse."""
+    config = (resources.files("kipx.conf") / f"{command}.yaml").read_text()
+    opened = tuple(f"+{group}=" for group in re.findall(r"^  - (\w+): null", config, re.MULTILINE))
+    return [argument[1:] if argument.startswith(opened) else argument for argument in arguments]
 
 
 def _resume_folder(arguments):

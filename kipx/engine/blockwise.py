@@ -61,10 +61,10 @@ def over(place, kernel_fn, block_size):
             put1, blocks1 = put(x1, rows, columns)
             m = len(blocks1)
             tiles = place.evaluate("gram", put1, put1, list(zip(*blocks.upper(m), strict=True)))
-            return blocks.join_upper(jnp.stack([*tiles]), m, x1.shape[0])
+            return blocks.join_upper(_stacked(tiles), m, x1.shape[0])
         (put1, blocks1), (put2, blocks2) = put(x1, rows), put(x2, columns)
         shape = len(blocks1), len(blocks2)
-        tiles = jnp.stack([*place.evaluate("gram", put1, put2, list(np.ndindex(shape)))])
+        tiles = _stacked(place.evaluate("gram", put1, put2, list(np.ndindex(shape))))
         return blocks.join(tiles.reshape(*shape, *tiles.shape[1:]), x1.shape[0], x2.shape[0])
 
     def vjp(x1, x2, cotangent):
@@ -84,6 +84,11 @@ def over(place, kernel_fn, block_size):
         return blocks.uncut(_total(((j, g) for (_, j), g in zip(at, pulled, strict=True)), len(blocks2)), x2)
 
     return Engine(gram, vjp)
+
+
+def _stacked(tiles):
+    """(m, rows, columns) of m tiles; on the host, since XLA would compile thousands of them for minutes."""
+    return jnp.asarray(np.stack([*tiles]))
 
 
 def _total(terms, m):
