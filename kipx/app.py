@@ -23,7 +23,7 @@ def run(commands, command, arguments):
     """The exit code of a command; what went wrong in one line, unless it is a fault of ours."""
     try:
         checks.one_of("command", command, tuple(commands))
-        _hydra(commands, command, [*_without_plus(command, arguments), *_resume_folder(arguments)])
+        _hydra(commands, command, [*without_plus(command, arguments), *_resume_folder(arguments)])
     except checks.UserError as error:
         return _say(error, 2)
     except checks.NumericalError as error:
@@ -82,7 +82,7 @@ def _job(command):
     return job
 
 
-def _without_plus(command, arguments):
+def without_plus(command, arguments):
     """The arguments; groups that the command's defaults list holds open lose their plus, which Hydra would refuse."""
     config = (resources.files("kipx.conf") / f"{command}.yaml").read_text()
     opened = tuple(f"+{group}=" for group in re.findall(r"^  - (\w+): null", config, re.MULTILINE))

@@ -12,7 +12,7 @@ GROUPS = {
     "optimizer": ("adam", "sgd"),
     "logger": ("local", "none"),
     "debug": ("tiny",),
-    "experiment": ("digits_fixed_labels",),
+    "experiment": ("cifar10_fc1", "digits_fixed_labels"),
 }
 KEYS = (
     "seed",

@@ -1,6 +1,7 @@
 """Every YAML composes, builds and distils; what no YAML holds is refused."""
 
 import pathlib
+import sys
 
 import contract
 import jax
@@ -11,7 +12,7 @@ import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from kipx import arguments, checks, config
+from kipx import app, arguments, checks, cli, config
 from kipx.commands import distill
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -78,13 +79,38 @@ def test_every_option_distils(group, option, tiny_npz, tiny_rgb_npz, prepared, t
     assert 0 <= summary["test_accuracy"] <= 1
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}={p.stem}")
+def swept(path):
+    return app.without_plus("distill", [f"+{path.parent.name}={path.stem}"])
+
+
+SWEEPS = sorted((ROOT / "sweeps").glob("*/*.yaml"))
+
+
+def named(path):
+    return f"{path.parent.name}={path.stem}"
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=named)
 def test_every_sweep_composes_and_sweeps_over_keys_that_exist(path):
     text = path.read_text()
     assert f"kipx distill -m +{path.parent.name}={path.stem}" in text
-    config.plain(composed(f"+{path.parent.name}={path.stem}"), arguments.DISTILL)
+    values = config.plain(composed(*swept(path)), arguments.DISTILL)
+    arguments.distill(values)
+    assert config.plain(composed(*swept(path), "debug=tiny"), arguments.DISTILL)["steps"] == 2, "debug wins"
     for key in yaml.safe_load(text)["hydra"]["sweeper"]["params"]:
         assert OmegaConf.select(composed(), key, default="absent") != "absent", key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SWEEPS, ids=named)
+def test_every_sweep_runs_to_its_end(path, tiny_npz, tiny_rgb_npz, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    gray = "mnist" in path.stem or path.parent.name == "demo"
+    arguments = ["-m", f"+{named(path)}", "debug=tiny", "logger=none", "kernel=fc", "hydra.sweep.dir=sweep"]
+    arguments += ["support.per_class=1,2", "dataset=npz", f"dataset.path={tiny_npz if gray else tiny_rgb_npz}"]
+    monkeypatch.setattr(sys, "argv", ["kipx"])
+    assert cli.run("distill", arguments) == 0
+    assert all((job / "summary.json").is_file() for job in (tmp_path / "sweep").iterdir() if job.is_dir())
 
 
 def test_the_headline_depth_follows_the_data_set():
