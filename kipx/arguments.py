@@ -32,6 +32,7 @@ DISTILL = {
     "checkpoint": {"every_s": float},
     "logger": {"progress": bool},
 }
+REPORT = {"run": str, "table": str, "out": str | None}
 PREPARE = {"dataset": _DATASET}
 EVALUATE = {"run": str, "ridge": float, "dataset": _DATASET, "kernel": _KERNELS, "engine": CALL}
 

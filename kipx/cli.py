@@ -15,6 +15,7 @@ HELP = """kipx distils data sets with the kernels of infinitely wide networks.
   kipx distill [overrides]       learn a small support set; alone: the demo, digits in under 90 seconds
   kipx evaluate run=<folder>     the test accuracy of a distilled set, again or under another kernel
   kipx prepare dataset=<name>    download a published data set, or take its files from dataset.raw_dir=<folder>
+  kipx report run=<folder>       the runs in a folder as a table; table=table1 puts them beside the paper's
 
   kipx <command> --help          its options; -m for a sweep; --cfg job prints the config
   eval "$(kipx --shell-completion install=bash)"     completes options with the tab key"""
@@ -64,7 +65,17 @@ def prepare(cfg):
     _print_table(*command.table(values["name"], command.run(**values)))
 
 
-COMMANDS = {"distill": distill, "evaluate": evaluate, "prepare": prepare}
+def report(cfg):
+    """Shows the runs in a folder."""
+    from kipx import arguments, config
+    from kipx.commands import report as command
+
+    table, troubles, path = command.run(**config.plain(cfg, arguments.REPORT))
+    closing = [*table.notes, *troubles, *([f"written to {path}"] if path else [])]
+    _print_table(table.title, table.rows, "\n".join(closing), columns=table.columns)
+
+
+COMMANDS = {"distill": distill, "evaluate": evaluate, "prepare": prepare, "report": report}
 
 
 def main():
@@ -92,13 +103,18 @@ def _start_jax():
     jax.config.update("jax_enable_x64", True)
 
 
-def _print_table(title, rows, closing):
+def _print_table(title, rows, closing, columns=()):
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(title=title, title_justify="left", show_header=bool(columns))
+    for name in columns:
+        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # in which brackets are brackets
     console = Console()
+    if columns and not console.is_terminal:
+        console.width = 250  # nobody's screen
     console.print(table)
     console.print(closing, highlight=False, soft_wrap=True)

@@ -1,6 +1,6 @@
 """The names that are relied on from outside, as far as they exist; a name once here stays."""
 
-COMMANDS = ("distill", "evaluate", "prepare")
+COMMANDS = ("distill", "evaluate", "prepare", "report")
 GROUPS = {
     "dataset": ("digits", "mnist", "fashion_mnist", "svhn_cropped", "cifar10", "cifar100", "npz"),
     "preprocess": ("standardize", "zca"),

@@ -1,1 +1,1 @@
-"""What a person looks at: pictures of the support set."""
+"""What a person looks at: pictures of the support set, tables of runs."""

@@ -1,0 +1,183 @@
+"""The runs in a folder, read without trust: what is damaged or foreign is named, and the rest is reported."""
+
+import itertools
+import json
+import pathlib
+import shlex
+from typing import NamedTuple
+
+import yaml
+
+from kipx import artifacts, checks, track
+
+_LOCAL = ("hydra.", "dataset.data_dir=", "dataset.raw_dir=", "resume=")  # overrides that say where, not what
+
+
+class Run(NamedTuple):
+    """One run of distill or of label-solve.
+
+    Attributes:
+      name: its folder, seen from the one that was searched.
+      config: resolved, nested dicts.
+      rows: of metrics.jsonl.
+      summary: of summary.json; {} where the run has not ended.
+      command: that starts it, as typed but for local paths.
+      device: what it ran on; '' where that is not known.
+    """
+
+    name: str
+    config: dict
+    rows: list
+    summary: dict
+    command: str
+    device: str
+
+    @property
+    def labels_solved(self):
+        """Whether label-solve made it."""
+        return "label_solve" in self.config or "label_solve" in self.summary
+
+    @property
+    def steps(self):
+        """Steps that it is to have; 0 for label-solve."""
+        return self.config.get("steps", 0)
+
+    @property
+    def finished(self):
+        """Whether it has all its steps and a summary."""
+        return "test_accuracy" in self.summary and self.summary.get("steps", 0) >= self.steps
+
+    @property
+    def measured(self):
+        """(step, test accuracy) of the last evaluation, None without one."""
+        if self.finished:
+            return self.steps, self.summary["test_accuracy"]
+        tested = [(row["step"], row["test_accuracy"]) for row in self.rows if "test_accuracy" in row]
+        return tested[-1] if tested else None
+
+    @property
+    def time_s(self):
+        """Seconds of all its steps, evaluations not counted; of label-solve, those it states."""
+        return sum(row.get("step_time_s", 0) for row in self.rows) or self.summary.get("time_s", 0)
+
+    @property
+    def dataset(self):
+        """Its data set's name, of a published one as in `dataset=<name>`."""
+        return self.at("dataset", "load", "name") or self.config["dataset"]["load"]["_target_"].split(".")[-2]
+
+    @property
+    def per_class(self):
+        """Support images a class."""
+        return self.config["support"]["per_class"]
+
+    @property
+    def depth(self):
+        """Of the kernel's architecture; None of several."""
+        return self.at("kernel", "architecture", "depth")
+
+    @property
+    def kernel(self):
+        """Its kernel in a word, such as 'convnet 3'; of several, their names."""
+        members = self.at("kernel", "members")
+        return " + ".join(members) if members else f"{self.option('kernel', 'architecture')} {self.depth}"
+
+    def at(self, *keys):
+        """A value of the config, None where it has none."""
+        found = self.config
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        return found
+
+    def option(self, *keys):
+        """The function that a section of the config names, such as 'zca'."""
+        return (self.at(*keys, "_target_") or "").rpartition(".")[2]
+
+
+def find(folder):
+    """Reads every run in a folder and below it.
+
+    Args:
+      folder: a run folder, a sweep's, or one that holds such folders.
+    Returns:
+      (list of Run in the order of their names, list of messages, one for each folder that could not be read).
+    Raises:
+      UserError: no such folder.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise checks.UserError(f"run: expected a folder of runs, got {folder}, which is none")
+    names = (artifacts.CONFIG, artifacts.METRICS, artifacts.SUPPORT, "summary.json")
+    found = sorted({path.parent for name in names for path in folder.rglob(name)}, key=_by_number)
+    runs, troubles = [], []
+    for path in found:
+        try:
+            runs.append(_read(path, folder))
+        except (checks.UserError, yaml.YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            troubles.append(f"{_name(path, folder)}: left out, no run that can be read ({reason})")
+    return runs, troubles
+
+
+def _by_number(path):
+    """Jobs of a sweep in their order: 2 before 10."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in path.parts]
+
+
+def _name(path, folder):
+    inside = path.relative_to(folder)
+    return str(inside) if inside.parts else folder.resolve().name
+
+
+def _read(path, folder):
+    if not (path / artifacts.CONFIG).is_file():
+        raise checks.UserError(f"it has no {artifacts.CONFIG}")
+    config = artifacts.read_config(path)
+    metrics = path / artifacts.METRICS
+    rows = [_checked(row, artifacts.METRICS) for row in track.read(metrics)] if metrics.is_file() else []
+    summary = _checked({"step": 0, **_json(path / "summary.json")}, "summary.json")
+    run = Run(_name(path, folder), config, rows, summary, _command(path, config), _device(path))
+    checks.integer("seed", config["seed"], at_least=0)
+    checks.integer("steps", run.steps, at_least=0)
+    checks.integer("support.per_class", run.per_class, at_least=1)
+    checks.not_negative("augment.rate", run.at("augment", "rate") or 0)
+    if not run.dataset or not isinstance(run.at("kernel"), dict):
+        raise checks.UserError(f"{artifacts.CONFIG} names no data set or kernel")
+    return run
+
+
+def _checked(row, file):
+    """The row, its step and numbers being sound."""
+    if not isinstance(row, dict) or "step" not in row:
+        raise checks.UserError(f"{file}: a row has no step: {str(row)[:40]}")
+    checks.integer(f"{file}: step", row["step"], at_least=0)
+    for key in ("test_accuracy", "step_time_s", "time_s"):
+        checks.not_negative(f"{file}: {key}", row.get(key, 0))
+    return row
+
+
+def _json(path):
+    """A JSON object; {} where there is none."""
+    value = json.loads(path.read_text()) if path.is_file() else {}
+    if not isinstance(value, dict):
+        raise checks.UserError(f"{path.name}: expected an object, got {type(value).__name__}")
+    return value
+
+
+def _command(path, config):
+    """What to type to repeat the run, with the steps that it was given in the end."""
+    typed = path / artifacts.OVERRIDES
+    overrides = yaml.safe_load(typed.read_bytes()) if typed.is_file() else None
+    if not isinstance(overrides, list):
+        return ""
+    kept = [o for o in overrides if not o.lstrip("+~").startswith(_LOCAL)]
+    if "steps" in config:
+        kept = [o for o in kept if not o.startswith("steps=")] + [f"steps={config['steps']}"]
+    return shlex.join(["kipx", "distill" if "steps" in config else "label-solve", *kept])
+
+
+def _device(path):
+    found = _json(path / "environment.json")
+    devices = [str(device) for device in found.get("devices", [])]
+    cores = f"{found['cpus']} cores" if devices == ["cpu"] and "cpus" in found else ""
+    counted = [f"{len(list(same))} x {device}" for device, same in itertools.groupby(devices)]
+    return cores or ", ".join(counted)

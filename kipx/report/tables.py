@@ -1,0 +1,47 @@
+"""A table, for the terminal and as Markdown."""
+
+from typing import NamedTuple
+
+
+class Table(NamedTuple):
+    """Cells of text.
+
+    Attributes:
+      title: one line.
+      columns: headings; those that begin with '>' are of numbers, and lean to the right.
+      rows: tuples of as many cells.
+      notes: lines below it.
+    """
+
+    title: str
+    columns: tuple
+    rows: list
+    notes: tuple = ()
+
+
+def markdown(table):
+    """The table under a heading, its notes below, as Markdown ending with a newline."""
+    names = [column.lstrip(">") for column in table.columns]
+    rule = ["--:" if column.startswith(">") else "---" for column in table.columns]
+    lines = [f"## {table.title}", ""]
+    if table.rows:
+        lines += [_line(names), _line(rule), *map(_line, table.rows), ""]
+    for note in table.notes:
+        lines += [note, ""]
+    return "\n".join(lines)
+
+
+def _line(cells):
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def percent(share):
+    """97.3 of 0.973."""
+    return f"{100 * share:.1f}"
+
+
+def duration(time_s):
+    """A time in the unit that suits it."""
+    if time_s < 120:
+        return f"{time_s:.0f} s"
+    return f"{time_s / 60:.0f} min" if time_s < 7200 else f"{time_s / 3600:.1f} h"

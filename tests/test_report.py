@@ -1,0 +1,247 @@
+"""Tables of runs: what the real writers wrote, however damaged, beside numbers worked out by hand."""
+
+import json
+import shutil
+import statistics
+import sys
+
+import pytest
+from test_config import composed
+
+from kipx import arguments, artifacts, checks, cli, config, track
+from kipx.commands import report
+from kipx.report import listing, paper, runs, seeds, table1
+
+MNIST = ["dataset=mnist", "labels=learned", "steps=10"]
+COLOUR = ["dataset=cifar10", "preprocess=zca", "labels=learned", "steps=10"]
+
+
+def write(folder, overrides, accuracies, *, ended=True, step_time_s=30.0):
+    """A run folder as distill leaves it: `accuracies` {step: share} of a run that took `step_time_s` a step."""
+    values = config.plain(composed(*overrides), arguments.DISTILL)
+    artifacts.create(folder, config=values, overrides=overrides)
+    log = track.jsonl(folder)
+    for step in range(max(accuracies) + 1):
+        row = {"step": step} | ({"train_loss": 0.1, "step_time_s": step_time_s} if step else {})
+        log(row | ({"test_accuracy": accuracies[step], "test_mse": 0.1} if step in accuracies else {}))
+    if ended:
+        artifacts.write_json(folder / "summary.json", {"steps": values["steps"], "test_accuracy": accuracies[step]})
+    return folder
+
+
+def cells(folder):
+    """{(data set, images a class): {column: text}} of Table 1."""
+    table = table1.build(runs.find(folder)[0])
+    names = [column.lstrip(">") for column in table.columns]
+    return {row[:2]: dict(zip(names[2:], row[2:], strict=True)) for row in table.rows}
+
+
+def test_table_1_holds_the_papers_numbers_and_nothing_of_ours_before_a_run(tmp_path):
+    write(tmp_path / "digits", ["steps=1"], {0: 0.5, 1: 0.6})
+    found = cells(tmp_path)
+    assert len(found) == 14
+    assert found["CIFAR-10", "1"]["paper: KIP ConvNet"] == "64.7 ± 0.2"
+    assert found["CIFAR-10", "10"]["paper: KIP FC, aug"] == "53.1 ± 0.5"
+    assert found["Fashion-MNIST", "1"]["paper: KIP FC, aug"] == ""
+    assert found["CIFAR-100", "10"]["paper: LS ConvNet"] == "39.2"
+    assert {cell for row in found.values() for name, cell in row.items() if name.startswith("ours")} == {""}
+
+
+def test_ours_is_the_mean_over_seeds_of_the_best_setting(tmp_path):
+    shares = [0.951, 0.962, 0.957]
+    for seed, share in enumerate(shares):
+        write(tmp_path / "a" / str(seed), [*MNIST, f"seed={seed}"], {0: 0.4, 10: share})
+    shutil.copytree(tmp_path / "a" / "0", tmp_path / "again" / "0")  # the same run twice is one seed
+    write(tmp_path / "worse", [*MNIST, "optimizer.learning_rate=9"], {0: 0.4, 10: 0.9})
+    spread = 100 * statistics.stdev(shares)
+    ours = cells(tmp_path)["MNIST", "1"]
+    assert ours["ours: KIP ConvNet"] == f"{100 * statistics.mean(shares):.1f} ± {spread:.1f} (3 seeds)"
+    assert ours["ours: KIP ConvNet, aug"] == ""
+
+
+def test_a_run_that_has_not_ended_shows_its_step(tmp_path):
+    write(tmp_path / "cut", MNIST, {0: 0.4, 4: 0.8, 7: 0.85}, ended=False)
+    with open(tmp_path / "cut" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 8, "test_acc')  # killed while it wrote
+    assert cells(tmp_path)["MNIST", "1"]["ours: KIP ConvNet"] == "85.0 (1 seed, step 7 of 10)"
+    longer = write(tmp_path / "longer", [*MNIST, "seed=1"], {0: 0.4, 10: 0.9})
+    kept = artifacts.read_config(longer)
+    artifacts.write_config(longer, {**kept, "steps": 20})  # goes on: its summary is of before
+    assert cells(longer)["MNIST", "1"]["ours: KIP ConvNet"] == "90.0 (1 seed, step 10 of 20)"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "column"),
+    [
+        (COLOUR, ("CIFAR-10", "1"), paper.KIP),
+        ([*COLOUR, "augment=rgb", "augment.rate=0.5", "support.per_class=10"], ("CIFAR-10", "10"), paper.KIP_AUGMENTED),
+        ([*COLOUR, "augment=rgb", "augment.rate=0"], ("CIFAR-10", "1"), paper.KIP),
+        ([*COLOUR, "augment=rgb", "kernel=fc"], ("CIFAR-10", "1"), paper.KIP_FC),
+        ([*COLOUR, "augment=rgb", "kernel=fc", "preprocess=standardize"], ("CIFAR-10", "1"), paper.KIP_FC),
+        ([*COLOUR, "preprocess=standardize"], None, None),
+        ([*COLOUR, "labels=fixed"], None, None),
+        ([*COLOUR, "kernel=convnet3"], None, None),
+        ([*COLOUR, "kernel.kind=nngp"], None, None),
+        ([*COLOUR, "kernel.depth=2"], None, None),
+        ([*COLOUR, "kernel=sampled"], None, None),
+        ([*COLOUR, "kernel=fc"], None, None),
+        ([*COLOUR, "support.per_class=2"], None, None),
+        ([*MNIST, "preprocess=zca"], None, None),
+    ],
+)
+def test_a_run_belongs_to_one_column_or_to_none(overrides, key, column, tmp_path):
+    write(tmp_path / "run", overrides, {0: 0.1, 10: 0.5})
+    filled = {
+        (key, name) for key, row in cells(tmp_path).items() for name, cell in row.items() if cell.startswith("50.0")
+    }
+    assert filled == ({(key, f"ours: {column}")} if key else set())
+
+
+def test_solved_labels_have_a_column(tmp_path):
+    folder = write(tmp_path / "run", MNIST, {0: 0.1, 10: 0.734})
+    kept = artifacts.read_config(folder)
+    del kept["steps"]
+    artifacts.write_config(folder, {**kept, "label_solve": {}})
+    assert cells(tmp_path)["MNIST", "1"]["ours: LS ConvNet"] == "73.4 (1 seed)"
+
+
+def test_the_list_tells_how_runs_differ(tmp_path):
+    for job, rate in (("2", 0.1), ("10", 0.2)):
+        overrides = ["steps=10", f"optimizer.learning_rate={rate}", "engine.block_size=[4,4]"]
+        write(tmp_path / job, overrides, {0: 0.5, 10: rate}, step_time_s=1.5)
+    write(tmp_path / "11", ["steps=10", "kernel=fc", "optimizer.learning_rate=0.1"], {0: 0.5, 6: 0.6}, ended=False)
+    table = listing.build(runs.find(tmp_path)[0])
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    assert [row["run"] for row in rows] == ["2", "10", "11"]
+    assert [row["optimizer.learning_rate"] for row in rows] == ["0.1", "0.2", "0.1"]
+    assert [row["kernel.architecture"] for row in rows] == ["convnet", "convnet", "fc"]
+    assert [row["engine.block_size"] for row in rows] == ["[4, 4]", "[4, 4]", "None"]
+    assert [row[">step"] for row in rows] == ["10", "10", "6 of 10"]
+    assert [row[">test accuracy"] for row in rows] == ["10.0", "20.0", "60.0 at 6"]
+    assert rows[0][">time of steps"] == "15 s"
+    assert not {"seed", "dataset", "ridge"} & set(table.columns)
+
+
+def test_accuracy_at_each_doubling_of_time(tmp_path):
+    write(tmp_path / "long", MNIST, {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4, 7: 0.5, 10: 0.6}, step_time_s=30.0)
+    write(tmp_path / "short", MNIST, {0: 0.1, 10: 0.2}, step_time_s=1.0)
+    table = listing.times(runs.find(tmp_path)[0])
+    assert table.columns == ("run", ">start", ">60 s", ">2 min", ">4 min", ">last")
+    assert table.rows == [("long", "10.0", "30.0", "40.0", "50.0", "60.0 (5 min)")]
+
+
+def test_natural_images_stand_beside_a_learned_one(tmp_path):
+    for per_class, share in ((1, 0.3), (100, 0.7)):
+        for seed in (0, 1):
+            overrides = ["dataset=mnist", "steps=0", "labels=fixed", f"support.per_class={per_class}", f"seed={seed}"]
+            write(tmp_path / f"{per_class}_{seed}", overrides, {0: share + seed / 50})
+    write(tmp_path / "learned", MNIST, {0: 0.3, 10: 0.9})
+    table, _, _ = report.run(tmp_path, table="natural", out=None)
+    assert table.columns[3:] == (">1 a class", ">100 a class", ">1 a class, learned")
+    assert table.rows == [
+        ("MNIST", "convnet 3", "standardize", "31.0 ± 1.4 (2 seeds)", "71.0 ± 1.4 (2 seeds)", "90.0 (1 seed)")
+    ]
+
+
+DAMAGE = {
+    "torn config": lambda folder: (folder / "config.yaml").write_text("dataset: [1"),
+    "no config": lambda folder: (folder / "config.yaml").unlink(),
+    "foreign config": lambda folder: (folder / "config.yaml").write_text("model: resnet\n"),
+    "list for config": lambda folder: (folder / "config.yaml").write_text("- 1\n"),
+    "binary config": lambda folder: (folder / "config.yaml").write_bytes(b"\xff\xfe\x00\x80"),
+    "binary metrics": lambda folder: (folder / "metrics.jsonl").write_bytes(b"\xff\xfe\x00\x80"),
+    "numbers for rows": lambda folder: (folder / "metrics.jsonl").write_text("3\n4\n"),
+    "text for accuracy": lambda folder: (folder / "metrics.jsonl").write_text('{"step": 0, "test_accuracy": "a"}\n'),
+    "nan for accuracy": lambda folder: (folder / "metrics.jsonl").write_text('{"step": 0, "test_accuracy": NaN}\n'),
+    "torn summary": lambda folder: (folder / "summary.json").write_text('{"steps": 1'),
+    "list for summary": lambda folder: (folder / "summary.json").write_text("[]"),
+    "text for overrides": lambda folder: (folder / "overrides.yaml").write_text("a: [b"),
+    "folder for config": lambda folder: [(folder / "config.yaml").unlink(), (folder / "config.yaml").mkdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_and_foreign_folders_are_named_and_left_out(damage, tmp_path):
+    write(tmp_path / "good", MNIST, {0: 0.1, 10: 0.5})
+    write(tmp_path / "bad", MNIST, {0: 0.1, 10: 0.9})
+    DAMAGE[damage](tmp_path / "bad")
+    found, troubles = runs.find(tmp_path)
+    assert [run.name for run in found] == ["good"]
+    (trouble,) = troubles
+    assert trouble.startswith("bad: left out, no run that can be read (")
+    assert "\n" not in trouble
+
+
+def test_the_page_has_the_commands_that_repeat_the_runs(tmp_path):
+    typed = [
+        "+experiment=x",
+        "optimizer.learning_rate=0.3",
+        "dataset.data_dir=/home/me/data",
+        "hydra.run.dir=r",
+        "steps=5",
+    ]
+    folder = write(tmp_path / "runs" / "a", [*MNIST, "dataset.data_dir=/home/me/data"], {0: 0.1, 10: 0.5})
+    (folder / "overrides.yaml").write_text(json.dumps(typed))
+    out = tmp_path / "page.md"
+    table, _, path = report.run(tmp_path / "runs", table="table1", out=str(out))
+    text = out.read_text()
+    assert path == out
+    assert table.title in text
+    assert "`kipx distill +experiment=x optimizer.learning_rate=0.3 steps=10` | 0 | 10 | 50.0 | 5 min |" in text
+    assert "## Natural images" in text and "## Test accuracy at each doubling of time" in text
+    assert "/home/me" not in text
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("| MNIST")}
+    assert widths == {len(table.columns) + 1}
+
+
+def test_a_page_in_docs_is_written_where_there_is_such_a_folder(tmp_path, monkeypatch):
+    write(tmp_path / "run", MNIST, {0: 0.1, 10: 0.5})
+    monkeypatch.chdir(tmp_path)
+    assert report.run("run", table="table1", out=None)[2] is None
+    (tmp_path / "docs").mkdir()
+    assert report.run("run", table="runs", out=None)[2] is None
+    report.run("run", table="table1", out=None)
+    assert "50.0 (1 seed)" in (tmp_path / "docs" / "results.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"run": "nowhere"}, "run: expected a folder of runs, got nowhere, which is none"),
+        ({"run": "empty"}, "run: expected at least one run in empty, got none"),
+        ({"table": "table2"}, "table: expected one of runs, table1, times, natural, got 'table2'"),
+        ({"out": "no/such/folder.md"}, r"out: cannot write no/such/folder\.md \(No such file"),
+    ],
+)
+def test_what_report_refuses(arguments, message, tmp_path, monkeypatch):
+    write(tmp_path / "run", MNIST, {0: 0.1, 10: 0.5})
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(checks.UserError, match=message):
+        report.run(**{"run": "run", "table": "runs", "out": None, **arguments})
+
+
+def test_the_command_shows_real_runs_and_leaves_no_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kipx"])
+    fast = ["kernel=fc", "debug=tiny", "logger=none", "hydra.sweep.dir=sweep"]
+    assert cli.run("distill", ["-m", *fast, "seed=0,1", "ridge=1e-6"]) == 0
+    share = json.loads((tmp_path / "sweep" / "0" / "summary.json").read_text())["test_accuracy"]
+    (tmp_path / "sweep" / "2").mkdir()
+    (tmp_path / "sweep" / "2" / "config.yaml").write_text("x")
+    capsys.readouterr()
+    assert cli.run("report", ["run=sweep"]) == 0
+    out = capsys.readouterr().out
+    assert f"{100 * share:.1f}" in out
+    assert "seed" in out
+    assert "2: left out" in out
+    assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").rglob("*.*"))
+    assert cli.run("report", ["run=sweep", "tabel=runs"]) == 2
+    assert cli.run("report", ["run=sweep/2"]) == 2
+
+
+def test_seeds_of_unequal_progress_are_not_mixed(tmp_path):
+    write(tmp_path / "0", [*MNIST, "seed=0"], {0: 0.1, 10: 0.5})
+    write(tmp_path / "1", [*MNIST, "seed=1"], {0: 0.1, 5: 0.6}, ended=False)
+    assert seeds.best(runs.find(tmp_path)[0]) == "60.0 (1 seed, step 5 of 10)"
+    assert seeds.best([]) == ""
