@@ -98,11 +98,16 @@ def test_a_run_belongs_to_one_column_or_to_none(overrides, key, column, tmp_path
 
 
 def test_solved_labels_have_a_column(tmp_path):
-    folder = write(tmp_path / "run", MNIST, {0: 0.1, 10: 0.734})
-    kept = artifacts.read_config(folder)
-    del kept["steps"]
-    artifacts.write_config(folder, {**kept, "label_solve": {}})
-    assert cells(tmp_path)["MNIST", "1"]["ours: LS ConvNet"] == "73.4 (1 seed)"
+    """Of runs as label-solve leaves them: a config without steps, row 0 of the labels to start with, row 1 solved."""
+    for seed, share in enumerate((0.73, 0.74)):
+        folder = write(tmp_path / str(seed), [*MNIST, f"seed={seed}"], {0: 0.1, 1: share}, ended=False)
+        kept = artifacts.read_config(folder)
+        artifacts.write_config(folder, {k: v for k, v in kept.items() if k not in ("steps", "labels")} | {"form": {}})
+        assert [run.measured for run in runs.find(folder)[0]] == [None]
+        artifacts.write_json(folder / "summary.json", {"test_accuracy": share, "label_solve": {"kept": 10}})
+    assert cells(tmp_path)["MNIST", "1"]["ours: LS ConvNet"] == "73.5 ± 0.7 (2 seeds)"
+    assert listing.build(runs.find(tmp_path)[0]).rows[0][-3:] == ("solved", "73.0", "30 s")
+    assert runs.find(tmp_path)[0][0].command.startswith("kipx label-solve dataset=mnist")
 
 
 def test_the_list_tells_how_runs_differ(tmp_path):

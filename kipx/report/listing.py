@@ -66,7 +66,9 @@ def _at(run, ends):
 
 
 def _reached(run):
-    step = str(run.steps) if run.finished else f"{run.rows[-1]['step'] if run.rows else 0} of {run.steps}"
+    done = run.rows[-1]["step"] if run.rows else 0
+    step = str(run.steps) if run.finished else f"{done} of {run.steps}"
+    step = ("solved" if run.finished else "not solved") if run.labels_solved else step
     share = "" if run.measured is None else percent(run.measured[1])
     if run.measured and not run.finished:
         share += f" at {run.measured[0]}"

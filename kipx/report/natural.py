@@ -16,7 +16,7 @@ def build(runs):
     Source: paper section 3.1.
     """
     measured = [run for run in runs if run.measured and not run.labels_solved]
-    natural = [run for run in measured if not run.steps and run.option("support") == "natural"]
+    natural = [run for run in measured if not run.steps and run.option("support") == "natural" and _one_hot(run)]
     sizes = sorted({run.per_class for run in natural})
     cells = collections.defaultdict(list)
     for run in natural:
@@ -31,6 +31,10 @@ def build(runs):
     columns = ("data set", "kernel", "preprocessing", *(f">{n} a class" for n in sizes), ">1 a class, learned")
     notes = ("Percent: mean ± standard deviation over seeds.",) if rows else ("No run has natural images as they are.",)
     return Table("Natural images: test accuracy", columns, rows, notes)
+
+
+def _one_hot(run):
+    return run.at("labels", "init") == "onehot"
 
 
 def _row(run):

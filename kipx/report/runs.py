@@ -35,7 +35,7 @@ class Run(NamedTuple):
     @property
     def labels_solved(self):
         """Whether label-solve made it."""
-        return "label_solve" in self.config or "label_solve" in self.summary
+        return "form" in self.config
 
     @property
     def steps(self):
@@ -52,6 +52,8 @@ class Run(NamedTuple):
         """(step, test accuracy) of the last evaluation, None without one."""
         if self.finished:
             return self.steps, self.summary["test_accuracy"]
+        if self.labels_solved:
+            return None  # its rows before are of the labels to start with
         tested = [(row["step"], row["test_accuracy"]) for row in self.rows if "test_accuracy" in row]
         return tested[-1] if tested else None
 
