@@ -108,7 +108,7 @@ def test_plus_debug_is_debug(kipx):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["distil"], "command: expected one of distill, evaluate, prepare, got 'distil'"),
+        (["distil"], "command: expected one of distill, evaluate, prepare, report, got 'distil'"),
         (["distill", "kernel=cnn"], "Could not find 'kernel/cnn' Available options in 'kernel': convnet"),
         (["distill", "sweps=3"], "sweps: unknown key or group; kipx distill --help lists them"),
         (["distill", "+foo=1"], "foo: unknown key"),
