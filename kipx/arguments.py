@@ -33,6 +33,11 @@ DISTILL = {
     "logger": {"progress": bool},
 }
 REPORT = {"run": str, "table": str, "out": str | None}
+LABEL_SOLVE = {
+    **{key: DISTILL[key] for key in ("seed", "ridge", "resume", "dataset", "preprocess", "kernel", "support")},
+    "form": CALL,
+    **{key: DISTILL[key] for key in ("target", "engine", "checkpoint", "logger")},
+}
 PREPARE = {"dataset": _DATASET}
 EVALUATE = {"run": str, "ridge": float, "dataset": _DATASET, "kernel": _KERNELS, "engine": CALL}
 
@@ -88,7 +93,7 @@ def _check_compiler():
 def distill(values):
     """Arguments of `kipx.commands.distill.run`, built and thereby checked before anything is written."""
     checks.positive("ridge", values["ridge"])
-    checks.one_of("labels.init", values["labels"]["init"], ("onehot",))
+    checks.one_of("labels.init", values["labels"]["init"], ("onehot", "solved"))
     return {
         "load": lambda: build(values["dataset"]["load"], "dataset.load"),
         "fit": fit(values),
@@ -111,6 +116,25 @@ def fit(values):
     """Preprocessing's fit; what takes long is kept on disk, beside the data."""
     section = values["preprocess"]
     return cache.remembering(build(section, "preprocess"), section, folder(values["dataset"].get("data_dir")) / "cache")
+
+
+def label_solve(values):
+    """Arguments of `kipx.commands.label_solve.run`, built and thereby checked before anything is written."""
+    checks.positive("ridge", values["ridge"])
+    if "members" in values["kernel"] and values["form"]["_target_"] == "kipx.label_solve.notebook":
+        raise checks.UserError("form: the notebook's is of one kernel, not of a family; take form=least_norm")
+    return {
+        "load": lambda: build(values["dataset"]["load"], "dataset.load"),
+        "fit": fit(values),
+        "members": members(values["kernel"], values["engine"]),
+        "draw": build(values["support"], "support"),
+        "form": build(values["form"], "form"),
+        "seed": values["seed"],
+        "ridge": values["ridge"],
+        "batch_size": values["target"]["batch_size"],
+        "every_s": values["checkpoint"]["every_s"],
+        "show": values["logger"]["progress"],
+    }
 
 
 def evaluate(values):
@@ -146,6 +170,14 @@ def _find_data_in(cfg, data_dir):
     cfg.dataset.data_dir = data_dir
     if "data_dir" in cfg.dataset.load:
         cfg.dataset.load.data_dir = data_dir
+
+
+def without_steps(cfg):
+    """The config of label-solve without what a debug file says of distill's steps."""
+    from omegaconf import OmegaConf
+
+    kept = {key: value for key, value in OmegaConf.to_container(cfg).items() if key not in ("steps", "baseline")}
+    return OmegaConf.create(kept)
 
 
 def resumed(cfg, overrides):

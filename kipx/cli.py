@@ -13,6 +13,7 @@ from kipx import app
 HELP = """kipx distils data sets with the kernels of infinitely wide networks.
 
   kipx distill [overrides]       learn a small support set; alone: the demo, digits in under 90 seconds
+  kipx label-solve [overrides]   solve for the labels that natural images should have
   kipx evaluate run=<folder>     the test accuracy of a distilled set, again or under another kernel
   kipx prepare dataset=<name>    download a published data set, or take its files from dataset.raw_dir=<folder>
   kipx report run=<folder>       the runs in a folder as a table; table=table1 puts them beside the paper's
@@ -28,12 +29,25 @@ def distill(cfg):
     from kipx.engine import hosts
 
     _start_jax()
-    folder, overrides = pathlib.Path(HydraConfig.get().runtime.output_dir), list(HydraConfig.get().overrides.task)
-    resume = cfg.resume is not None
-    if resume:
-        folder, cfg = pathlib.Path(cfg.resume), arguments.resumed(cfg, overrides)
+    folder, overrides, cfg = _new_or_resumed(cfg)
     values = config.plain(cfg, arguments.DISTILL)
-    summary = command.run(folder, overrides=None if resume else overrides, config=values, **arguments.distill(values))
+    summary = command.run(folder, overrides=overrides, config=values, **arguments.distill(values))
+    if hosts.leads():
+        _print_table(*command.table(folder, summary))
+
+
+def label_solve(cfg):
+    """Solves for labels, in the folder that Hydra opened or in the one to resume."""
+    from kipx import arguments, config
+    from kipx.commands import label_solve as command
+    from kipx.engine import hosts
+
+    _start_jax()
+    if HydraConfig.get().runtime.choices["debug"] is not None:
+        cfg = arguments.without_steps(cfg)
+    folder, overrides, cfg = _new_or_resumed(cfg)
+    values = config.plain(cfg, arguments.LABEL_SOLVE)
+    summary = command.run(folder, overrides=overrides, config=values, **arguments.label_solve(values))
     if hosts.leads():
         _print_table(*command.table(folder, summary))
 
@@ -75,7 +89,13 @@ def report(cfg):
     _print_table(table.title, table.rows, "\n".join(closing), columns=table.columns)
 
 
-COMMANDS = {"distill": distill, "evaluate": evaluate, "prepare": prepare, "report": report}
+COMMANDS = {
+    "distill": distill,
+    "label-solve": label_solve,
+    "evaluate": evaluate,
+    "prepare": prepare,
+    "report": report,
+}
 
 
 def main():
@@ -94,6 +114,16 @@ def main():
 def run(command, arguments):
     """The exit code of a command, see `app.run`."""
     return app.run(COMMANDS, command, arguments)
+
+
+def _new_or_resumed(cfg):
+    """(folder, overrides, config): of a new run, or of the one to resume, which has its overrides already."""
+    from kipx import arguments
+
+    overrides = list(HydraConfig.get().overrides.task)
+    if cfg.resume is None:
+        return pathlib.Path(HydraConfig.get().runtime.output_dir), overrides, cfg
+    return pathlib.Path(cfg.resume), None, arguments.resumed(cfg, overrides)
 
 
 def _start_jax():

@@ -65,18 +65,18 @@ def step(members, steps):
     return sampled
 
 
-def evaluation(members, x_test, y_test, *, ridge):
+def evaluation(members, x_test, y_test, *, ridge, keep=False):
     """Builds the evaluation of support sets under every member.
 
     Args:
       members: list of Member.
-      x_test, y_test, ridge: as for `kipx.evaluate.build`.
+      x_test, y_test, ridge, keep: as for `kipx.evaluate.build`.
     Returns:
       (x_support, y_support) -> {'test_accuracy', 'test_mse'}; of a family their means by weight, and for each member
       'test_accuracy_<name>' and 'test_mse_<name>'.
     Source: paper section 3.2, figure 1.
     """
-    built = [evaluate.build(member.engine, x_test, y_test, ridge=ridge) for member in members]
+    built = [evaluate.build(member.engine, x_test, y_test, ridge=ridge, keep=keep) for member in members]
     if members[0].name is None:
         return built[0]
 

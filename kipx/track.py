@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import time
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -81,6 +82,35 @@ def progress(total, *, done, show):
                 bar.update(task, completed=row["step"], description=f"{loss} {test[0]}")
 
             yield show_row
+
+
+@contextlib.contextmanager
+def counting(what, total, *, done, show, every_s=10.0):
+    """Yields show_done(n): a live bar with the time left, or a plain line at most each `every_s` without a terminal.
+
+    Args:
+      what: is counted, a plural.
+      total: of them; done: before; show: False for silence.
+    """
+    console = Console(stderr=True)
+    if not show:
+        yield lambda n: None
+    elif not console.is_terminal:
+        began = said = time.monotonic()
+
+        def show_line(n):
+            nonlocal said
+            if n == total or time.monotonic() - said >= every_s:
+                said = time.monotonic()
+                left = (said - began) / max(n - done, 1) * (total - n)
+                console.print(f"{what} {n}/{total}  {left:.0f} s left", highlight=False, soft_wrap=True)
+
+        yield show_line
+    else:
+        columns = TextColumn(f"[bold]{what}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as bar:
+            task = bar.add_task(what, total=total, completed=done)
+            yield lambda n: bar.update(task, completed=n)
 
 
 def _line(row, total):

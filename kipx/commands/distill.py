@@ -1,8 +1,6 @@
 """kipx distill: from a data set to a folder with a support set that carries it."""
 
 import pathlib
-import signal
-import threading
 import time
 from typing import NamedTuple
 
@@ -10,18 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kipx import artifacts, checkpoints, checks, distill, evaluate, objective, sampled, support
-from kipx.commands import keep
+from kipx import artifacts, checkpoints, checks, distill, evaluate, label_solve, objective, sampled, support
+from kipx.commands import keep, solving, stop
+from kipx.commands.stop import Stopped  # noqa: F401
 from kipx.engine import hosts
 from kipx.report.pictures import support_png
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal asked the run to stop; its state is saved. `number` is the signal's."""
-
-    def __init__(self, number, message):
-        super().__init__(message)
-        self.number = number
 
 
 class Problem(NamedTuple):
@@ -35,6 +26,7 @@ class Problem(NamedTuple):
     step: object
     evaluate: object  # (x_support, y_support) -> metrics
     draws: list  # natural support sets to compare with
+    targets: tuple  # (x_train, y_train): all there are
 
 
 def run(
@@ -66,7 +58,7 @@ def run(
       members: list of kipx.sampled.Member: the kernels, each with its engine.
       draw: from `kipx.support`: (key, images, labels, classes) -> (x_support, classes of them).
       augment: from `kipx.augment`: (training pixels, batch_size) -> change of a batch, or None.
-      labels: {'learned': bool, 'learning_rate': float or None}.
+      labels: {'init': 'onehot' or 'solved', 'learned': bool, 'learning_rate': float or None}.
       optimizer: from `kipx.optimizer`: (steps, learning_rate=None) -> optax transformation.
       seed, steps, ridge, batch_size: integers >= 0, >= 0, a number > 0, and images in a batch of targets.
       draws: natural support sets in the closing comparison.
@@ -93,6 +85,8 @@ def run(
     problem = _pose(data, fit, members, draw, augment, distill.joint(*rates), seed, ridge, batch_size, draws)
     if overrides is not None and hosts.leads():
         artifacts.create(folder, config=config, overrides=overrides)
+    if labels["init"] == "solved":
+        problem = _with_solved_labels(folder, problem, members, ridge, every_s, show, config)
     state = _learn(folder, problem, steps, every_s, show, config)
     return _conclude(folder, problem, state, config)
 
@@ -126,22 +120,36 @@ def _pose(data, fit, members, draw, augment, optimizer, seed, ridge, batch_size,
         sampled.step(members, steps),
         evaluate.remembering(sampled.evaluation(members, jnp.asarray(x_test), y_test, ridge=ridge)),
         [(x, support.one_hot(c, data.classes)) for x, c in sets],
+        (x_train, y_train),
     )
+
+
+def _with_solved_labels(folder, problem, members, ridge, every_s, show, config):
+    with stop.resumable("distill", folder):
+        solution, _ = solving.solve(
+            folder,
+            members,
+            label_solve.least_norm(),
+            problem.initial,
+            *problem.targets,
+            ridge=ridge,
+            every_s=every_s,
+            show=show,
+            config=config,
+        )
+    start = problem.start._replace(labels=solution.labels)
+    return problem._replace(labels=solution.labels, start=start)
 
 
 def _learn(folder, problem, steps, every_s, show, config):
     """From the last checkpoint, or from the start, to the last step."""
     opened = keep.open_run(folder, problem.start, steps=steps, config=config, show=show)
-    with opened as keeper, _signals() as caught:
+    with opened as keeper, stop.signals() as caught:
         if keeper.state is None:
             keeper.record({"step": 0, **problem.evaluate(problem.start.images, problem.start.labels)})
             keeper.save(problem.start)
-        try:
+        with stop.resumable("distill", folder):
             return _steps(problem, keeper, steps, every_s, caught)
-        except (Stopped, checks.EngineError) as stopped:
-            if hosts.leads():
-                stopped.args = (f"{stopped}; go on with kipx distill resume={folder}",)
-            raise
 
 
 def _steps(problem, keeper, steps, every_s, caught):
@@ -158,30 +166,12 @@ def _steps(problem, keeper, steps, every_s, caught):
             if due or time.monotonic() - saved > every_s:
                 keeper.save(state)
                 saved = time.monotonic()
-            if hosts.any_of(bool(caught)) and state.step < steps:
-                raise Stopped(caught[0] if caught else signal.SIGTERM, f"stopped at step {state.step}")
+            if state.step < steps:
+                stop.check(caught, f"step {state.step}")
             began = time.monotonic()
     finally:
         keeper.save(state)
     return state
-
-
-class _signals:
-    """Notes SIGINT and SIGTERM in a list instead of dying of them; a second one has its usual effect."""
-
-    def __enter__(self):
-        self.caught, self.before = [], {}
-        if threading.current_thread() is threading.main_thread():
-            self.before = {s: signal.signal(s, self.note) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self.caught
-
-    def note(self, number, _):
-        self.caught.append(number)
-        signal.signal(number, self.before[number])
-
-    def __exit__(self, *_):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
 
 
 def _conclude(folder, problem, state, config):

@@ -41,9 +41,9 @@ def open_run(folder, start, *, steps, config, show):
     if not hosts.leads():
         yield Keeper(_shared(None, start), lambda row: None, lambda state: None)
         return
-    identity = _identity(config)
+    origin = identity(config)
     with checkpoints.open_manager(folder) as manager:
-        state = checkpoints.restore(manager, start, config_hash=identity)
+        state = checkpoints.restore(manager, start, config_hash=origin)
         done = -1 if state is None else state.step
         if done > steps:
             raise checks.UserError(f"steps: expected at least {done}, the steps already done, got {steps}")
@@ -55,7 +55,7 @@ def open_run(folder, start, *, steps, config, show):
                 log(row)
                 show_row(row)
 
-            save = partial(checkpoints.save, manager, config_hash=identity)
+            save = partial(checkpoints.save, manager, config_hash=origin)
             yield Keeper(_shared(state, start), record, save)
 
 
@@ -66,7 +66,7 @@ def _shared(state, start):
     return checkpoints.from_host(hosts.of_leader(checkpoints.to_host(start if state is None else state)), start)
 
 
-def _identity(config):
+def identity(config):
     """A hash of all that decides the numbers: the config without what a resumed run may change."""
     decisive = {key: value for key, value in config.items() if key not in ("steps", "engine", "logger", "resume")}
     decisive["dataset"] = _anywhere(config["dataset"])

@@ -29,6 +29,33 @@ def support_png(initial, learned, labels, class_names, *, most=20):
         axes[row][0].set_ylabel(title)
     for axis, place in zip(axes[0], places, strict=True):
         axis.set_title(class_names[int(np.argmax(labels[place]))], fontsize=9)
+    return _png(figure)
+
+
+def labels_png(images, labels, class_names, *, most=20):
+    """Draws the first images of a support set, each above its label as a bar for each class.
+
+    Args:
+      images, labels, class_names, most: as for `support_png`; an image is named after its label's largest entry.
+    Returns:
+      PNG as bytes.
+    """
+    places = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).astype(int))
+    figure = Figure(figsize=(max(4, 1.0 * len(places)), 2.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, len(places), squeeze=False, sharey="row")
+    for (above, below), place in zip(axes.T, places, strict=True):
+        above.imshow(_stretch(images[place]), cmap="gray", interpolation="nearest")
+        above.set_title(class_names[int(np.argmax(labels[place]))], fontsize=9)
+        below.bar(np.arange(len(class_names)), labels[place], color="black")
+        for axis in (above, below):
+            axis.set(xticks=[], yticks=[])
+    axes[0][0].set_ylabel("image")
+    axes[1][0].set_ylabel("label")
+    return _png(figure)
+
+
+def _png(figure):
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     return buffer.getvalue()

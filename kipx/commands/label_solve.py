@@ -1,0 +1,121 @@
+"""kipx label-solve: the best labels for natural images, over the whole train set."""
+
+import pathlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kipx import artifacts, checks, sampled, support, track
+from kipx.commands import solving, stop
+from kipx.engine import hosts
+from kipx.report.pictures import labels_png
+
+
+class Problem(NamedTuple):
+    """What a run works on, all of it decided before anything is measured."""
+
+    data: object  # kipx.data.Dataset
+    preprocessing: object  # kipx.preprocess.Preprocessing
+    images: jax.Array  # (n_s, h, w, c) support images
+    onehot: jax.Array  # (n_s, classes) their centred one-hot labels
+    targets: tuple  # (x_train, y_train)
+    evaluate: object  # (x_support, y_support) -> metrics
+
+
+def run(folder, *, load, fit, members, draw, form, seed, ridge, batch_size, every_s, show, overrides, config):
+    """Solves for labels into a run folder, from the folder's last sums if it has some.
+
+    Args:
+      folder: where to; made if it is not there.
+      load: () -> Dataset.
+      fit: training pixels -> Preprocessing.
+      members: list of kipx.sampled.Member: the kernels, each with its engine.
+      draw: from `kipx.support`: (key, images, labels, classes) -> (x_support, classes of them).
+      form: from `kipx.label_solve.least_norm` or `notebook`.
+      seed, ridge, batch_size: an integer >= 0, a number > 0, and rows of k_ts held at once.
+      every_s: seconds between savings of the sums.
+      show: whether to show progress.
+      overrides: as typed, for a new run; None for one to go on with, whose folder exists.
+      config: resolved config, nested dicts.
+    Returns:
+      Summary, as in summary.json.
+    Raises:
+      Stopped: after SIGINT or SIGTERM; NumericalError: the numbers gave out; EngineError: a process or a worker of the
+        engine failed. The state is saved in all of them.
+    """
+    checks.integer("seed", seed, at_least=0)
+    checks.integer("target.batch_size", batch_size, at_least=1)
+    checks.positive("checkpoint.every_s", every_s)
+    data = load()
+    for member in members:
+        jax.eval_shape(member.kernel_fn, np.zeros((1, *data.x_train.shape[1:])))  # refuses images that are too small
+    problem = _pose(data, fit, members, draw, seed, ridge)
+    if overrides is not None and hosts.leads():
+        artifacts.create(folder, config=config, overrides=overrides)
+    with stop.resumable("label-solve", folder):
+        before = _before(folder, problem)
+        known = {"ridge": ridge, "batch": batch_size, "every_s": every_s, "show": show, "config": config}
+        solution, time_s = solving.solve(folder, members, form, problem.images, *problem.targets, **known)
+        after = {"train_loss": solution.train_loss, **problem.evaluate(problem.images, solution.labels)}
+        return _conclude(folder, problem, solution, before, after, time_s, config)
+
+
+def _pose(data, fit, members, draw, seed, ridge):
+    preprocessing = fit(data.x_train)
+    x_train, x_test = preprocessing.apply(data.x_train), preprocessing.apply(data.x_test)
+    y_train, y_test = (support.one_hot(y, data.classes) for y in (data.y_train, data.y_test))
+    key = jax.random.split(jax.random.key(seed), 3)[0]  # distill draws the same images
+    images, classes = draw(key, x_train, data.y_train, data.classes)
+    measure = sampled.evaluation(members, jnp.asarray(x_test), y_test, ridge=ridge, keep=True)
+    onehot = support.one_hot(classes, data.classes)
+    return Problem(data, preprocessing, images, onehot, (x_train, y_train), measure)
+
+
+def _before(folder, problem):
+    """Row 0 of the metrics, the one-hot labels'; measured once, though a run be resumed. The leading process's."""
+    path = pathlib.Path(folder) / artifacts.METRICS
+    rows = track.read(path) if hosts.leads() and path.exists() else []
+    known = next((row for row in rows if row["step"] == 0), None)
+    if hosts.any_of(known is not None):
+        return known
+    row = {"step": 0, **problem.evaluate(problem.images, problem.onehot)}
+    if hosts.leads():
+        track.jsonl(folder)(row)
+    return row
+
+
+def _conclude(folder, problem, solution, before, after, time_s, config):
+    """The summary; the leading process writes it with row 1, support.npz, support.png and the manifest."""
+    if not hosts.leads():
+        return {}
+    track.jsonl(folder, after=0)({"step": 1, **after, "step_time_s": time_s})
+    initial = {f"initial_{key}": before[key] for key in ("test_accuracy", "test_mse")}
+    solved = {"kept": solution.kept, "directions": len(problem.images), "residual": solution.residual}
+    summary = {**after, **initial, "targets": len(problem.targets[0]), "time_s": time_s, "label_solve": solved}
+    _write(pathlib.Path(folder), problem, solution.labels, config, summary)
+    return summary
+
+
+def _write(folder, problem, labels, config, summary):
+    names = problem.data.class_names
+    kept = {key: config[key] for key in ("dataset", "kernel", "ridge", "seed")}
+    artifacts.save_support(
+        folder, problem.images, labels, preprocessing=problem.preprocessing, class_names=names, config=kept
+    )
+    pixels = problem.preprocessing.invert(problem.images)
+    artifacts.write(folder / "support.png", labels_png(pixels, np.asarray(labels), names))
+    artifacts.write_json(folder / "summary.json", summary)
+    artifacts.write_manifest(folder, config=config)
+
+
+def table(folder, summary):
+    """Title, rows and closing lines of the table that a run ends with; accuracies in percent."""
+    rows = [("labels", "test accuracy", "test mse")]
+    for name, prefix in (("one-hot", "initial_"), ("solved", "")):
+        rows.append((name, f"{summary[f'{prefix}test_accuracy']:.2%}", f"{summary[f'{prefix}test_mse']:.6f}"))
+    rows += sampled.rows(summary)
+    solved = summary["label_solve"]
+    closing = f"{solved['kept']} of {solved['directions']} directions kept, residual {solved['residual']:.1e}"
+    return f"Label Solve over {summary['targets']} targets", rows, f"{closing}\nrun folder: {folder}"

@@ -1,0 +1,108 @@
+"""Label Solve in a run folder: the sums over the train set are kept in a file, and a resumed run adds to them."""
+
+import io
+import pathlib
+import time
+import zipfile
+
+import numpy as np
+
+from kipx import artifacts, checks, label_solve, track
+from kipx.commands import keep, stop
+from kipx.engine import hosts
+
+SUMS = "label_solve.npz"
+
+
+def solve(
+    folder,
+    members,
+    form,
+    x_support,
+    x_target,
+    y_target,
+    *,
+    ridge,
+    every_s,
+    show,
+    config,
+    batch=label_solve.BATCH,
+):
+    """Solves for the labels of given images over all targets, from the folder's last sums if it has some.
+
+    Args:
+      folder: the run folder.
+      members: list of kipx.sampled.Member; of a family the loss is the mean by weight.
+      form: from `kipx.label_solve.least_norm` or `notebook`.
+      x_support, x_target, y_target, ridge, batch: as for `kipx.label_solve.solve`.
+      every_s: seconds between savings of the sums.
+      show: whether to show progress.
+      config: resolved, nested dicts.
+    Returns:
+      (kipx.label_solve.Solution, seconds that the sums took, in all sittings).
+    Raises:
+      UserError: the sums are of another config, or cannot be read.
+      Stopped: after SIGINT or SIGTERM; NumericalError, EngineError: as from the engine. The sums are saved in all.
+    """
+    drawn = [member for member in members if member.weight > 0]
+    engines, weights = [member.engine for member in drawn], [member.weight for member in drawn]
+    n, size = len(x_target), len(x_support) + y_target.shape[1]
+    sums, spent = _restore(folder, (len(drawn), size, size), n, config)
+    stream = label_solve.stream(engines, x_support, x_target, y_target, batch=batch, sums=sums)
+    sums, spent = _streamed(stream, sums, spent, n, folder, every_s, show, config)
+    problem = label_solve.pose([engine.gram(x_support) for engine in engines], sums, weights, ridge=ridge)
+    return label_solve.conclude(problem, form(problem), y_target.size), spent
+
+
+def _streamed(stream, sums, spent, n, folder, every_s, show, config):
+    """(sums of all targets, seconds spent); they are saved every `every_s` and however it ends."""
+    began = saved = time.monotonic()
+    done = 0 if sums is None else sums.done
+    with stop.signals() as caught, track.counting("targets", n, done=done, show=show) as show_done:
+        try:
+            for sums in stream:
+                show_done(sums.done)
+                if time.monotonic() - saved > every_s:
+                    _save(folder, sums, spent + time.monotonic() - began, config)
+                    saved = time.monotonic()
+                stop.check(caught, f"target {sums.done} of {n}")
+        finally:
+            if sums is not None and sums.done > done:
+                spent += time.monotonic() - began
+                _save(folder, sums, spent, config)
+    return sums, spent
+
+
+def _save(folder, sums, spent, config):
+    if hosts.leads():
+        arrays = {"done": sums.done, "triangles": sums.triangles, "time_s": spent, "config": keep.identity(config)}
+        buffer = io.BytesIO()
+        np.savez(buffer, **{key: np.asarray(value) for key, value in arrays.items()})
+        artifacts.write(pathlib.Path(folder) / SUMS, buffer.getvalue())
+
+
+def _restore(folder, shape, n, config):
+    """(the leading process's saved sums, seconds that they took); (None, 0) if it has none."""
+    found = _read(pathlib.Path(folder) / SUMS, shape, n, config) if hosts.leads() else None
+    if not hosts.any_of(found is not None):
+        return None, 0.0
+    nothing = np.asarray(0), np.zeros(shape), np.asarray(0.0)
+    done, triangles, spent = hosts.of_leader(nothing if found is None else found)
+    return label_solve.Sums(int(done), np.asarray(triangles)), float(spent)
+
+
+def _read(path, shape, n, config):
+    """(done, triangles, seconds) of the file, None if there is none."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found, identity = tuple(file[key] for key in ("done", "triangles", "time_s")), str(file["config"])
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise checks.UserError(f"resume: {path} cannot be read; remove it to sum up again ({error})") from error
+    if identity != keep.identity(config) or found[1].shape != shape or not 0 <= int(found[0]) <= n:
+        raise checks.UserError(
+            f"resume: {path} is of another config than config.yaml, or of other data; "
+            "put the run's own config.yaml back, or start a new run"
+        )
+    return found
