@@ -1,6 +1,6 @@
 """The names that are relied on from outside, as far as they exist; a name once here stays."""
 
-COMMANDS = ("distill", "evaluate", "prepare", "report")
+COMMANDS = ("distill", "label-solve", "evaluate", "prepare", "report")
 GROUPS = {
     "dataset": ("digits", "mnist", "fashion_mnist", "svhn_cropped", "cifar10", "cifar100", "npz"),
     "preprocess": ("standardize", "zca"),
@@ -48,4 +48,16 @@ FILES = (
     "support.png",
     "manifest.json",
     "summary.json",
+)
+LABEL_SOLVE_FILES = (*(set(FILES) - {"checkpoints"}), "label_solve.npz")
+LABEL_SOLVE_KEYS = (
+    "seed",
+    "ridge",
+    "resume",
+    "form.cutoff",
+    "support.per_class",
+    "target.batch_size",
+    "kernel.depth",
+    "engine.block_size",
+    "checkpoint.every_s",
 )

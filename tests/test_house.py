@@ -13,7 +13,7 @@ LEVELS = [
     ("kipx.architecture", "kipx.checks"),
     ("kipx.kernel", "kipx.krr", "kipx.preprocess", "kipx.augment"),
     ("kipx.engine",),
-    ("kipx.objective", "kipx.support", "kipx.evaluate", "kipx.optimizer"),
+    ("kipx.objective", "kipx.label_solve", "kipx.support", "kipx.evaluate", "kipx.optimizer"),
     ("kipx.distill", "kipx.sampled"),
     ("kipx.data", "kipx.artifacts", "kipx.checkpoints", "kipx.track"),
     ("kipx.report",),
