@@ -7,6 +7,7 @@ GROUPS = {
     "kernel": ("convnet", "convnet3", "convvec", "fc", "myrtle", "sampled"),
     "support": ("natural", "noise"),
     "labels": ("fixed", "learned"),
+    "form": ("least_norm", "notebook"),
     "augment": ("none", "grayscale", "rgb"),
     "engine": ("dense", "blockwise", "sharded", "pool"),
     "optimizer": ("adam", "sgd"),

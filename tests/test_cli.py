@@ -108,7 +108,7 @@ def test_plus_debug_is_debug(kipx):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["distil"], "command: expected one of distill, evaluate, prepare, report, got 'distil'"),
+        (["distil"], "command: expected one of distill, label-solve, evaluate, prepare, report, got 'distil'"),
         (["distill", "kernel=cnn"], "Could not find 'kernel/cnn' Available options in 'kernel': convnet"),
         (["distill", "sweps=3"], "sweps: unknown key or group; kipx distill --help lists them"),
         (["distill", "+foo=1"], "foo: unknown key"),
@@ -156,6 +156,7 @@ def test_help_and_completion_do_not_import_jax(tmp_path):
     cases = [
         (["--help"], "", "kipx distill [overrides]"),
         (["distill", "--help"], "", "kernel: convnet, convnet3, convvec, fc, myrtle"),
+        (["label-solve", "--help"], "", "form: least_norm, notebook"),
         (["evaluate", "--help"], "", "run: ???"),
         (["prepare", "--help"], "", "dataset: cifar10, cifar100, digits"),
         (["distill", "--cfg", "job"], "", "steps: 80"),

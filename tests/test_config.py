@@ -1,6 +1,7 @@
 """Every YAML composes, builds and distils; what no YAML holds is refused."""
 
 import pathlib
+import re
 import sys
 
 import contract
@@ -13,7 +14,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from kipx import app, arguments, checks, cli, config
-from kipx.commands import distill
+from kipx.commands import distill, label_solve
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -25,6 +26,11 @@ def composed(*overrides, command="distill"):
 
 def options():
     return [(path.parent.name, path.stem) for path in sorted((ROOT / "conf").glob("*/*.yaml"))]
+
+
+def distilled_with():
+    """The options but for those of label-solve alone."""
+    return [(group, option) for group, option in options() if group != "form"]
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +62,13 @@ def test_the_contract_is_what_there_is():
     for engine, keys in contract.ENGINE_KEYS.items():
         for key in keys:
             assert OmegaConf.select(composed(f"engine={engine}"), key, default="absent") != "absent", key
+    for key in contract.LABEL_SOLVE_KEYS:
+        assert OmegaConf.select(composed(command="label-solve"), key, default="absent") != "absent", key
     assert composed("dataset=npz", "dataset.path=x.npz").dataset.path == "x.npz"
     assert composed("preprocess=zca").preprocess.reg == 0.1
 
 
-@pytest.mark.parametrize(("group", "option"), options())
+@pytest.mark.parametrize(("group", "option"), distilled_with())
 def test_every_option_distils(group, option, tiny_npz, tiny_rgb_npz, prepared, tmp_path):
     """Two steps with the option, on few and small images, with a cheap kernel unless the option is a kernel."""
     overrides = [f"{group}={option}", "steps=2", "target.batch_size=100", "baseline.draws=1", "logger.progress=false"]
@@ -79,10 +87,18 @@ def test_every_option_distils(group, option, tiny_npz, tiny_rgb_npz, prepared, t
     assert 0 <= summary["test_accuracy"] <= 1
 
 
+def command_of(path):
+    return re.search(rf"^# kipx (\S+) -m \+{named(path)}$", path.read_text(), re.MULTILINE)[1]
+
+
 def swept(path):
-    return app.without_plus("distill", [f"+{path.parent.name}={path.stem}"])
+    return app.without_plus(command_of(path), [f"+{named(path)}"])
 
 
+SWEPT = {
+    "distill": (arguments.DISTILL, arguments.distill),
+    "label-solve": (arguments.LABEL_SOLVE, arguments.label_solve),
+}
 SWEEPS = sorted((ROOT / "sweeps").glob("*/*.yaml"))
 
 
@@ -92,13 +108,22 @@ def named(path):
 
 @pytest.mark.parametrize("path", SWEEPS, ids=named)
 def test_every_sweep_composes_and_sweeps_over_keys_that_exist(path):
-    text = path.read_text()
-    assert f"kipx distill -m +{path.parent.name}={path.stem}" in text
-    values = config.plain(composed(*swept(path)), arguments.DISTILL)
-    arguments.distill(values)
-    assert config.plain(composed(*swept(path), "debug=tiny"), arguments.DISTILL)["steps"] == 2, "debug wins"
+    text, command = path.read_text(), command_of(path)
+    schema, build = SWEPT[command]
+    values = config.plain(composed(*swept(path), command=command), schema)
+    build(values)
+    if command == "distill":
+        assert config.plain(composed(*swept(path), "debug=tiny"), schema)["steps"] == 2, "debug wins"
     for key in yaml.safe_load(text)["hydra"]["sweeper"]["params"]:
-        assert OmegaConf.select(composed(), key, default="absent") != "absent", key
+        assert OmegaConf.select(composed(command=command), key, default="absent") != "absent", key
+
+
+@pytest.mark.parametrize("option", contract.GROUPS["form"])
+def test_every_form_solves(option, tiny_npz, tmp_path):
+    overrides = [f"form={option}", "kernel=fc", "dataset=npz", f"dataset.path={tiny_npz}", "logger=none"]
+    values = config.plain(composed(*overrides, command="label-solve"), arguments.LABEL_SOLVE)
+    summary = label_solve.run(tmp_path, overrides=[], config=values, **arguments.label_solve(values))
+    assert summary["test_mse"] < summary["initial_test_mse"]
 
 
 @pytest.mark.slow
@@ -109,7 +134,7 @@ def test_every_sweep_runs_to_its_end(path, tiny_npz, tiny_rgb_npz, tmp_path, mon
     arguments = ["-m", f"+{named(path)}", "debug=tiny", "logger=none", "kernel=fc", "hydra.sweep.dir=sweep"]
     arguments += ["support.per_class=1,2", "dataset=npz", f"dataset.path={tiny_npz if gray else tiny_rgb_npz}"]
     monkeypatch.setattr(sys, "argv", ["kipx"])
-    assert cli.run("distill", arguments) == 0
+    assert cli.run(command_of(path), arguments) == 0
     assert all((job / "summary.json").is_file() for job in (tmp_path / "sweep").iterdir() if job.is_dir())
 
 

@@ -52,8 +52,11 @@ def run(folder, *, load, fit, members, draw, form, seed, ridge, batch_size, ever
     for member in members:
         jax.eval_shape(member.kernel_fn, np.zeros((1, *data.x_train.shape[1:])))  # refuses images that are too small
     problem = _pose(data, fit, members, draw, seed, ridge)
-    if overrides is not None and hosts.leads():
-        artifacts.create(folder, config=config, overrides=overrides)
+    if hosts.leads():
+        if overrides is None:
+            artifacts.write_config(folder, config)  # its engine may be another
+        else:
+            artifacts.create(folder, config=config, overrides=overrides)
     with stop.resumable("label-solve", folder):
         before = _before(folder, problem)
         known = {"ridge": ridge, "batch": batch_size, "every_s": every_s, "show": show, "config": config}
