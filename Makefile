@@ -1,5 +1,5 @@
 # make demo and make test do all the set-up, on a machine with git, make and Python >= 3.11.
-.PHONY: demo test test-slow lint lock agreement accuracy bench bench-engines docs clean
+.PHONY: demo test test-slow lint lock agreement accuracy bench bench-engines bench-plan docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,6 +30,9 @@ bench: $(VENV)/installed
 
 bench-engines: $(VENV)/installed
 	$(BIN)/python benchmarks/engines.py docs/results/engines.json docs/scaling.md
+
+bench-plan: $(VENV)/installed
+	$(BIN)/python benchmarks/plan.py docs/results/plan.json docs/scaling.md
 
 docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'

@@ -8,7 +8,7 @@ and targets, and its cotangent pulled back.
 
 import json
 import os
-import statistics
+import pathlib
 import subprocess
 import sys
 import time
@@ -74,44 +74,9 @@ def measure():
     return took
 
 
-def page(result):
-    """docs/scaling.md."""
-    took = {name: [sum(t) for t in rounds] for name, rounds in result["seconds"].items()}
-    base = took["blockwise, one core"]
-    rows = []
-    for name, times in took.items():
-        ratios = [b / t for b, t in zip(base, times, strict=True)]
-        spread = f"{statistics.median(times):.2f} ({min(times):.2f}-{max(times):.2f})"
-        rows.append(
-            f"| {name} | {spread} | **{statistics.median(ratios):.2f}** ({min(ratios):.2f}-{max(ratios):.2f}) |"
-        )
-    both, one = took["blockwise, two cores"], took["pool, one worker of two cores"]
-    dispatch = statistics.median(p / b for p, b in zip(one, both, strict=True))
-    sharded = statistics.median(b / t for b, t in zip(both, took["sharded, two devices"], strict=True))
-    size = "x".join(map(str, SHAPE))
-    count = -(-TARGETS // BLOCK) * -(-SUPPORT // BLOCK)
-    return f"""# Scaling
-
-{result["machine"]}. `make bench-engines` measures this, all sides
-taking turns, and writes this page from [results/engines.json](results/engines.json).
-
-Kernel and gradient of the paper's ConvNet between {TARGETS} targets and {SUPPORT} support images of {size}, in
-blocks of {BLOCK} x {BLOCK}; seconds, medians of {ROUNDS} rounds with the smallest and the largest, and how many times
-faster than one core, round by round.
-
-| | seconds | times faster |
-|---|--:|--:|
-{chr(10).join(rows)}
-
-Two devices take {sharded:.2f} times less time than one device that has both cores; the compiled loops keep both cores
-busy in either case, but wait for the last piece of each block. The pool with one worker, which has the cores and the
-blocks of `blockwise`, takes {dispatch:.2f} times as long: the dispatch of {count} blocks in each pass is within the
-noise. The two "cores" of this machine may be two threads of one, which bounds what any engine can win.
-"""
-
-
 def main(json_path, page_path):
     import jax
+    import scaling_page
     from kernel import cores, processor
 
     machine = f"{processor()}, {cores()} cores; Python {sys.version.split()[0]}, JAX {jax.__version__}"
@@ -119,8 +84,7 @@ def main(json_path, page_path):
     with open(json_path, "w") as file:
         json.dump(result, file, indent=1)
         file.write("\n")
-    with open(page_path, "w") as file:
-        file.write(page(result))
+    scaling_page.write(pathlib.Path(json_path).parent, page_path)
 
 
 if __name__ == "__main__":

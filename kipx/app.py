@@ -16,6 +16,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from kipx import checks
 
+SWEEPS = "hydra.searchpath=[pkg://kipx.sweeps]"  # no config may include one that says this itself
 _failures = []  # of the one job of this process, if it failed; Hydra would print a line of its own
 
 
@@ -58,10 +59,18 @@ def _one_of_many():
 def _hydra(commands, command, arguments):
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing them itself
     _failures.clear()
-    sys.argv = [sys.argv[0], *arguments]
+    sys.argv = [sys.argv[0], *_with_sweeps(arguments)]
     hydra.main(version_base="1.3", config_path="pkg://kipx.conf", config_name=command)(_job(commands[command]))()
     for error in _failures:
         raise error
+
+
+def _with_sweeps(arguments):
+    """With the folder of sweeps on the search path; overrides must stand together."""
+    if {"-sc", "--shell-completion"} & set(arguments):
+        return arguments
+    first = next((i for i, a in enumerate(arguments) if "=" in a and not a.startswith("-")), len(arguments))
+    return [*arguments[:first], SWEEPS, *arguments[first:]]
 
 
 def _job(command):
@@ -120,6 +129,6 @@ def complete(commands, arguments):
     words = os.environ.get("COMP_LINE", "").split(" ")
     if not arguments[1].startswith("query=") or (words[1:2] and words[1] in commands and len(words) > 2):
         command = words[1] if words[1:2] and words[1] in commands else "distill"
-        os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
+        os.environ["COMP_LINE"] = " ".join([words[0], SWEEPS, *words[2:]])
         return _hydra(commands, command, arguments)
     print(" ".join(name for name in commands if name.startswith(words[-1])))

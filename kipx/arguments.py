@@ -6,6 +6,7 @@ import os
 from kipx import artifacts, checks
 from kipx.config import CALL, build
 from kipx.data import cache, folder
+from kipx.engine import sharded
 from kipx.sampled import Member, check
 
 MAY_CHANGE = ("steps", "engine", "logger")  # of a run that is resumed
@@ -32,6 +33,7 @@ DISTILL = {
     "checkpoint": {"every_s": float},
     "logger": {"progress": bool},
 }
+PLAN = {**DISTILL, "plan": {"devices": int | None, "calibration_s": float}}
 REPORT = {"run": str, "table": str, "out": str | None}
 LABEL_SOLVE = {
     **{key: DISTILL[key] for key in ("seed", "ridge", "resume", "dataset", "preprocess", "kernel", "support")},
@@ -135,6 +137,17 @@ def label_solve(values):
         "every_s": values["checkpoint"]["every_s"],
         "show": values["logger"]["progress"],
     }
+
+
+def plan(values):
+    """Arguments of `kipx.commands.plan.run`; devices that are not there work as those of `sharded`, or as a pool."""
+    if values["resume"] is not None:
+        raise checks.UserError("resume: kipx plan is for new runs, expected null; take the run's own overrides")
+    posed = distill(values)
+    del posed["show"]
+    pool, size = values["engine"]["_target_"] == "kipx.engine.pool.build", values["engine"].get("block_size")
+    spread = [m.engine.layout if pool else sharded.layout(m.kernel_fn, size) for m in posed["members"]]
+    return {"posed": posed, "spread": spread, **values["plan"]}
 
 
 def evaluate(values):

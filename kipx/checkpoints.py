@@ -19,6 +19,11 @@ def scheduled(step):
     return step in FIRST_STEPS or (step > FIRST_STEPS[-1] and step % EVERY == 0)
 
 
+def due(step, steps):
+    """Whether a run of so many steps stops at this one to be evaluated and saved: scheduled steps and the last."""
+    return scheduled(step) or step == steps
+
+
 def open_manager(folder):
     """Opens the checkpoints of a run folder; those at scheduled steps are kept, and the latest.
 

@@ -15,6 +15,7 @@ HELP = """kipx distils data sets with the kernels of infinitely wide networks.
   kipx distill [overrides]       learn a small support set; alone: the demo, digits in under 90 seconds
   kipx label-solve [overrides]   solve for the labels that natural images should have
   kipx evaluate run=<folder>     the test accuracy of a distilled set, again or under another kernel
+  kipx plan [overrides]          what a distill with the same overrides will take: hours, memory, disk
   kipx prepare dataset=<name>    download a published data set, or take its files from dataset.raw_dir=<folder>
   kipx report run=<folder>       the runs in a folder as a table; table=table1 puts them beside the paper's
 
@@ -50,6 +51,24 @@ def label_solve(cfg):
     summary = command.run(folder, overrides=overrides, config=values, **arguments.label_solve(values))
     if hosts.leads():
         _print_table(*command.table(folder, summary))
+
+
+def plan(cfg):
+    """Says what a run will take, before it runs."""
+    import time
+
+    began = time.monotonic()
+    from kipx import arguments, config
+    from kipx.commands import plan as command
+    from kipx.commands import plan_table
+    from kipx.engine import hosts
+
+    _start_jax()
+    folder = pathlib.Path(HydraConfig.get().runtime.output_dir)
+    values = config.plain(cfg, arguments.PLAN)
+    result = command.run(folder, config=values, began=began, **arguments.plan(values))
+    if hosts.leads():
+        _print_table(*plan_table.table(result, folder))
 
 
 def evaluate(cfg):
@@ -93,6 +112,7 @@ COMMANDS = {
     "distill": distill,
     "label-solve": label_solve,
     "evaluate": evaluate,
+    "plan": plan,
     "prepare": prepare,
     "report": report,
 }

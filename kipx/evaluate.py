@@ -4,8 +4,10 @@ import jax.numpy as jnp
 
 from kipx import krr
 
+BATCH = 1000
 
-def build(engine, x_test, y_test, *, ridge, batch=1000, keep=False):
+
+def build(engine, x_test, y_test, *, ridge, batch=BATCH, keep=False):
     """Builds the evaluation of support sets on one test set, `batch` rows of the Gram matrix at a time.
 
     Args:

@@ -1,6 +1,6 @@
 """The names that are relied on from outside, as far as they exist; a name once here stays."""
 
-COMMANDS = ("distill", "label-solve", "evaluate", "prepare", "report")
+COMMANDS = ("distill", "label-solve", "evaluate", "plan", "prepare", "report")
 GROUPS = {
     "dataset": ("digits", "mnist", "fashion_mnist", "svhn_cropped", "cifar10", "cifar100", "npz"),
     "preprocess": ("standardize", "zca"),
@@ -38,6 +38,7 @@ ENGINE_KEYS = {
     "sharded": ("engine.coordinator", "engine.num_processes", "engine.process_id"),
     "pool": ("engine.address",),
 }
+PLAN_KEYS = ("plan.devices", "plan.calibration_s")  # beside those of distill
 METRICS = {"step", "train_loss", "train_accuracy", "test_accuracy", "test_mse", "step_time_s"}
 FILES = (
     "config.yaml",

@@ -101,6 +101,18 @@ def test_a_sweep_goes_on_after_a_failed_job_and_says_which(kipx):
     assert (kipx.folder / "sweep" / "1" / "support.npz").exists()
 
 
+def test_plan_prints_a_table_and_leaves_one_file(kipx):
+    code, out, err = kipx("plan", "+debug=tiny", "kernel=fc", "plan.devices=8", "plan.calibration_s=0.1")
+    assert code == 0
+    assert err == ""
+    assert "8 devices" in out
+    folder = only(kipx.folder / "outputs" / "plan")
+    assert f"plan: {folder.relative_to(kipx.folder)}/plan.json" in out.replace(f"{kipx.folder}/", "")
+    plan = json.loads(only(folder).read_text())
+    assert plan["steps"] == 2
+    assert plan["counts"] == {"evaluations": 7, "saves": 3, "checkpoints_kept": 3}
+
+
 def test_plus_debug_is_debug(kipx):
     assert kipx("distill", "kernel=fc", "+debug=tiny", "logger=none")[0] == 0
 
@@ -108,7 +120,7 @@ def test_plus_debug_is_debug(kipx):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["distil"], "command: expected one of distill, label-solve, evaluate, prepare, report, got 'distil'"),
+        (["distil"], f"command: expected one of {', '.join(contract.COMMANDS)}, got 'distil'"),
         (["distill", "kernel=cnn"], "Could not find 'kernel/cnn' Available options in 'kernel': convnet"),
         (["distill", "sweps=3"], "sweps: unknown key or group; kipx distill --help lists them"),
         (["distill", "+foo=1"], "foo: unknown key"),
@@ -127,6 +139,10 @@ def test_plus_debug_is_debug(kipx):
         (["distill", "dataset=cifar10", "dataset.data_dir=d"], "run kipx prepare dataset=cifar10 dataset.data_dir=d"),
         (["prepare", "dataset=imagenet"], "Could not find 'dataset/imagenet'"),
         (["prepare", "dataset=mnist", "steps=3"], "steps: unknown key or group; kipx prepare --help lists them"),
+        (["plan", "dataset=npz"], "dataset.path: expected an npz file"),
+        (["plan", "plan.devices=few"], "plan.devices: expected an integer or null, got 'few'"),
+        (["plan", "resume=nowhere"], "resume: expected a run folder, one with config.yaml, got nowhere"),
+        (["plan", "plan.hours=2"], "plan.hours: unknown key or group; kipx plan --help lists them"),
         (["evaluate"], "run: expected a value, got none; give run=..."),
         (["evaluate", "run=nowhere"], "a run folder with support.npz or an npz, got nowhere"),
     ],
@@ -159,10 +175,12 @@ def test_help_and_completion_do_not_import_jax(tmp_path):
         (["label-solve", "--help"], "", "form: least_norm, notebook"),
         (["evaluate", "--help"], "", "run: ???"),
         (["prepare", "--help"], "", "dataset: cifar10, cifar100, digits"),
+        (["plan", "--help"], "", "calibration_s: 10.0"),
         (["distill", "--cfg", "job"], "", "steps: 80"),
         (["-sc", "query=bash"], "kipx di", "distill"),
         (["-sc", "query=bash"], "kipx distill kernel=my", "kernel=myrtle"),
         (["-sc", "query=bash"], "kipx evaluate engine=", "engine=dense"),
+        (["-sc", "query=bash"], "kipx plan +demo=", "demo=seeds"),
         (["--shell-completion", "install=bash"], "", "complete -o nospace"),
     ]
     for arguments, line, expected in cases:

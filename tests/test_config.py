@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def composed(*overrides, command="distill"):
     with initialize_config_module("kipx.conf", version_base="1.3"):
-        return compose(command, overrides=list(overrides))
+        return compose(command, overrides=[app.SWEEPS, *overrides])
 
 
 def options():
@@ -64,6 +64,8 @@ def test_the_contract_is_what_there_is():
             assert OmegaConf.select(composed(f"engine={engine}"), key, default="absent") != "absent", key
     for key in contract.LABEL_SOLVE_KEYS:
         assert OmegaConf.select(composed(command="label-solve"), key, default="absent") != "absent", key
+    for key in (*contract.KEYS, *contract.PLAN_KEYS):
+        assert OmegaConf.select(composed(command="plan"), key, default="absent") != "absent", key
     assert composed("dataset=npz", "dataset.path=x.npz").dataset.path == "x.npz"
     assert composed("preprocess=zca").preprocess.reg == 0.1
 

@@ -8,7 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kipx import artifacts, checkpoints, checks, distill, evaluate, label_solve, objective, sampled, support
+from kipx import (
+    artifacts,
+    checkpoints,
+    checks,
+    cost,
+    distill,
+    evaluate,
+    label_solve,
+    machine,
+    objective,
+    sampled,
+    support,
+)
 from kipx.commands import keep, solving, stop
 from kipx.commands.stop import Stopped  # noqa: F401
 from kipx.engine import hosts
@@ -29,8 +41,32 @@ class Problem(NamedTuple):
     targets: tuple  # (x_train, y_train): all there are
 
 
-def run(
-    folder,
+def run(folder, *, steps, every_s, show, overrides, config, **posed):
+    """Distils a data set into a run folder, from the folder's last checkpoint if it has one.
+
+    Args:
+      folder: where to; made if it is not there.
+      steps, every_s, **posed: as for `pose`.
+      show: whether to show progress.
+      overrides: as typed, for a new run; None for one to go on with, whose folder exists.
+      config: resolved config, nested dicts.
+    Returns:
+      Summary, as in summary.json.
+    Raises:
+      UserError: as `pose`; nothing has been written then.
+      Stopped: after SIGINT or SIGTERM; NumericalError: the numbers gave out; EngineError: a process or a worker of the
+        engine failed. The state is saved in all of them.
+    """
+    problem = pose(steps=steps, every_s=every_s, **posed)
+    if overrides is not None and hosts.leads():
+        artifacts.create(folder, config=config, overrides=overrides)
+    if posed["labels"]["init"] == "solved":
+        problem = _with_solved_labels(folder, problem, posed["members"], posed["ridge"], every_s, show, config)
+    state = _learn(folder, problem, steps, every_s, show, config)
+    return _conclude(folder, problem, state, config)
+
+
+def pose(
     *,
     load,
     fit,
@@ -45,14 +81,11 @@ def run(
     batch_size,
     draws,
     every_s,
-    show,
-    overrides,
-    config,
+    available=None,
 ):
-    """Distils a data set into a run folder, from the folder's last checkpoint if it has one.
+    """Decides all that a run works on, and refuses what cannot be run.
 
     Args:
-      folder: where to; made if it is not there.
       load: () -> Dataset.
       fit: training pixels -> Preprocessing.
       members: list of kipx.sampled.Member: the kernels, each with its engine.
@@ -63,14 +96,11 @@ def run(
       seed, steps, ridge, batch_size: integers >= 0, >= 0, a number > 0, and images in a batch of targets.
       draws: natural support sets in the closing comparison.
       every_s: seconds between checkpoints beside the scheduled ones.
-      show: whether to show progress.
-      overrides: as typed, for a new run; None for one to go on with, whose folder exists.
-      config: resolved config, nested dicts.
+      available: kipx.machine.Memory that the run may take; None for what there is.
     Returns:
-      Summary, as in summary.json.
+      Problem.
     Raises:
-      Stopped: after SIGINT or SIGTERM; NumericalError: the numbers gave out; EngineError: a process or a worker of the
-        engine failed. The state is saved in all of them.
+      UserError: an argument that is none, data that do not fit it, or more memory needed than available.
     """
     checks.integer("seed", seed, at_least=0)
     checks.integer("steps", steps, at_least=0)
@@ -79,20 +109,11 @@ def run(
     if labels["learning_rate"] is not None:
         checks.positive("labels.learning_rate", labels["learning_rate"])
     rates = optimizer(steps), optimizer(steps, labels["learning_rate"]) if labels["learned"] else None
-    data = load()
+    data, available = load(), available or machine.memory()
     for member in members:
         jax.eval_shape(member.kernel_fn, np.zeros((1, *data.x_train.shape[1:])))  # refuses images that are too small
-    problem = _pose(data, fit, members, draw, augment, distill.joint(*rates), seed, ridge, batch_size, draws)
-    if overrides is not None and hosts.leads():
-        artifacts.create(folder, config=config, overrides=overrides)
-    if labels["init"] == "solved":
-        problem = _with_solved_labels(folder, problem, members, ridge, every_s, show, config)
-    state = _learn(folder, problem, steps, every_s, show, config)
-    return _conclude(folder, problem, state, config)
-
-
-def _pose(data, fit, members, draw, augment, optimizer, seed, ridge, batch_size, draws):
     change = augment(data.x_train, batch_size)  # before the fit, which may take a minute: it may refuse
+    cost.check_fits(cost.of_data(data.x_train, data.x_test), available.host, "this machine")
     preprocessing = fit(data.x_train)
     x_train, x_test = preprocessing.apply(data.x_train), preprocessing.apply(data.x_test)
     y_train, y_test = (support.one_hot(y, data.classes) for y in (data.y_train, data.y_test))
@@ -106,18 +127,20 @@ def _pose(data, fit, members, draw, augment, optimizer, seed, ridge, batch_size,
         change=change,
         apply=preprocessing.apply,
     )
-    built = [distill.build(objective.kip(member.engine, ridge=ridge), optimizer, sample) for member in members]
-    start, steps = built[0][0], [step for _, step in built]
-    labels = support.one_hot(classes, data.classes)
+    _check_steps(members, data, len(classes), batch_size, available)
+    rule = distill.joint(*rates)
+    built = [distill.build(objective.kip(member.engine, ridge=ridge), rule, sample) for member in members]
+    start, each = built[0][0], [step for _, step in built]
+    y_support = support.one_hot(classes, data.classes)
     natural = support.natural(per_class=len(classes) // data.classes)
     sets = (natural(key, x_train, data.y_train, data.classes) for key in jax.random.split(key_draws, draws))
     return Problem(
         data,
         preprocessing,
         initial,
-        labels,
-        start(key_sampler, initial, labels),
-        sampled.step(members, steps),
+        y_support,
+        start(key_sampler, initial, y_support),
+        sampled.step(members, each),
         evaluate.remembering(sampled.evaluation(members, jnp.asarray(x_test), y_test, ridge=ridge)),
         [(x, support.one_hot(c, data.classes)) for x, c in sets],
         (x_train, y_train),
@@ -141,6 +164,24 @@ def _with_solved_labels(folder, problem, members, ridge, every_s, show, config):
     return problem._replace(labels=solution.labels, start=start)
 
 
+def memory_needs(members, data, n_support, n_target):
+    """kipx.cost.Needs of steps and evaluations on a data set."""
+    train, test = len(data.x_train), len(data.x_test)
+    counts = {"n_support": n_support, "n_target": n_target, "n_train": train, "n_test": test, "classes": data.classes}
+    kernels = [(member.kernel_fn, member.engine.layout) for member in members]
+    return cost.of_steps(kernels, **counts, shape=data.x_train.shape[1:])
+
+
+def _check_steps(members, data, n_support, n_target, available):
+    """Refuses a run whose steps cannot fit in memory."""
+    needs = memory_needs(members, data, n_support, n_target)
+    if available.device is None:
+        pixels, _ = cost.of_data(data.x_train, data.x_test)
+        cost.check_fits([pixels, *needs], available.host, "this machine")
+    else:
+        cost.check_fits(needs, available.device, "the device")
+
+
 def _learn(folder, problem, steps, every_s, show, config):
     """From the last checkpoint, or from the start, to the last step."""
     opened = keep.open_run(folder, problem.start, steps=steps, config=config, show=show)
@@ -159,7 +200,7 @@ def _steps(problem, keeper, steps, every_s, caught):
     try:
         for new, metrics in distill.run(state, problem.step, steps=steps):
             state, row = new, {"step": new.step, **metrics, "step_time_s": time.monotonic() - began}
-            due = checkpoints.scheduled(state.step) or state.step == steps
+            due = checkpoints.due(state.step, steps)
             if due:
                 row.update(problem.evaluate(state.images, state.labels))
             keeper.record(row)
@@ -184,11 +225,12 @@ def _conclude(folder, problem, state, config):
         summary["natural_test_accuracy_mean"] = float(np.mean(drawn))
         summary["natural_test_accuracy_std"] = float(np.std(drawn))
     if hosts.leads():
-        _write(pathlib.Path(folder), problem, state, config, summary)
+        write_results(pathlib.Path(folder), problem, state, config, summary)
     return summary
 
 
-def _write(folder, problem, state, config, summary):
+def write_results(folder, problem, state, config, summary):
+    """Writes support.npz, support.png, summary.json and manifest.json."""
     names = problem.data.class_names
     kept = {key: config[key] for key in ("dataset", "kernel", "ridge", "seed")}
     artifacts.save_support(

@@ -9,6 +9,33 @@ from typing import NamedTuple
 from kipx import checks
 
 
+class Layout(NamedTuple):
+    """How an engine cuts a Gram matrix: what it computes is count * rows * columns pairs.
+
+    Attributes:
+      rows, columns: images a side of a block.
+      count: of blocks, those included that only fill up the devices' last round.
+      devices: that work on them at once, each on one block at a time.
+      bounded: whether `engine.block_size` bounds them.
+    """
+
+    rows: int
+    columns: int
+    count: int
+    devices: int
+    bounded: bool = True
+
+    @property
+    def pairs(self):
+        """Pairs of images that are computed, padding included."""
+        return self.count * self.rows * self.columns
+
+
+def whole(n1, n2, shape):
+    """The Layout of one block on one device."""
+    return Layout(n1, n1 if n2 is None else n2, 1, 1, bounded=False)
+
+
 class Engine(NamedTuple):
     """What every `build(...)` of this package returns.
 
@@ -16,10 +43,13 @@ class Engine(NamedTuple):
       gram: (x1, x2=None) -> (n1, n2) Gram matrix; without x2 symmetric, (n1, n1).
       vjp: (x1, x2, cotangent) -> gradient of sum(cotangent * gram(x1, x2)) with respect to x2, in the shape of x2;
         with x2=None the gradient of sum(cotangent * gram(x1)) with respect to x1, both arguments counted.
+      layout: (n1, n2 or None, image shape) -> Layout of the matrix between so many images; the same for gram
+        and vjp.
     """
 
     gram: Callable
     vjp: Callable
+    layout: Callable = whole
 
 
 def check_inputs(x1, x2, cotangent=None):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kipx import checks
+from kipx.engine import Layout
 
 CPU_BYTES = 2**28  # for a block; a larger one is no faster
 MOST = 32  # images a side of a block; the symmetric matrix saves nothing inside one
@@ -40,12 +41,25 @@ def _bytes():
     return stats["bytes_limit"] // 4 if stats else CPU_BYTES
 
 
+def even(n, size):
+    """(m, size') of the fewest blocks of at most `size` that hold n, as even as possible."""
+    m = -(-n // size)
+    return m, -(-n // m)
+
+
+def layout(n1, n2, size):
+    """Layout on one device of the matrix between n1 and n2 images in blocks of `size`; n2 is None where symmetric."""
+    if n2 is None:
+        m, rows = even(n1, min(size))
+        return Layout(rows, rows, m * (m + 1) // 2, 1)
+    (m1, rows), (m2, columns) = even(n1, size[0]), even(n2, size[1])
+    return Layout(rows, columns, m1 * m2, 1)
+
+
 @partial(jax.jit, static_argnums=1)
 def cut(x, size):
     """(m, size', ...) blocks of x, the last padded with zeros; size' <= size, as even as possible."""
-    n = x.shape[0]
-    m = -(-n // size)
-    size = -(-n // m)
+    m, size = even(x.shape[0], size)
     return pad(x, m * size).reshape(m, size, *x.shape[1:])
 
 

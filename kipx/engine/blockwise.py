@@ -37,7 +37,8 @@ def over(place, kernel_fn, block_size):
 
     Args:
       place: put(blocks (m, size, h, w, c)) -> what stands for them; evaluate(name, put1, put2, tasks) -> the results of
-        that one of `functions` at tasks (i, j, ...) in their order: of block i of put1, block j of put2 and the rest.
+        that one of `functions` at tasks (i, j, ...) in their order: of block i of put1, block j of put2 and the rest;
+        devices() -> how many work on them.
       kernel_fn, block_size: as for `build`.
     """
     block_size = blocks.check_size(block_size)
@@ -53,6 +54,10 @@ def over(place, kernel_fn, block_size):
         if isinstance(x, jax.Array):  # which nobody can change
             remembered.append((x, size, result))
         return result
+
+    def layout(n1, n2, shape, devices=None):
+        found = blocks.layout(n1, n2, block_size or blocks.fitting_size(kernel_fn, shape))
+        return found._replace(devices=devices or place.devices())
 
     def gram(x1, x2=None):
         check_inputs(x1, x2)
@@ -83,7 +88,7 @@ def over(place, kernel_fn, block_size):
         pulled = place.evaluate("second", put1, put2, [(*ij, cts[ij]) for ij in at])
         return blocks.uncut(_total(((j, g) for (_, j), g in zip(at, pulled, strict=True)), len(blocks2)), x2)
 
-    return Engine(gram, vjp)
+    return Engine(gram, vjp, layout)
 
 
 def _stacked(tiles):
@@ -104,6 +109,10 @@ class Here:
 
     def __init__(self, functions):
         self.functions = {name: jax.jit(function) for name, function in functions.items()}
+
+    def devices(self):
+        """One."""
+        return 1
 
     def put(self, cut):
         """The blocks, each by itself."""

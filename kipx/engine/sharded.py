@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from kipx.engine import Engine, blocks, check_inputs, hosts
+from kipx.engine import Engine, Layout, blocks, check_inputs, hosts
 from kipx.engine.blockwise import functions
 
 DEVICES = "devices"
@@ -60,7 +60,28 @@ def build(
             return _here(symmetric_vjp, _place(x1, mesh, ALL), _place(cotangent, mesh, ALL))
         return _here(rows_vjp, _deal(x1, mesh), _place(x2, mesh, ALL), _deal(cotangent, mesh))
 
-    return Engine(gram, vjp)
+    return Engine(gram, vjp, partial(layout(kernel_fn, block_size), devices=mesh.size))
+
+
+def layout(kernel_fn, block_size=None):
+    """Returns (n1, n2 or None, image shape, devices) -> Layout of this engine on any number of devices.
+
+    Args:
+      kernel_fn, block_size: as for `build`.
+    """
+    block_size = blocks.check_size(block_size)
+
+    def of(n1, n2, shape, devices):
+        size = block_size or blocks.fitting_size(kernel_fn, shape)
+        if n2 is None:
+            m = _blocks_to_deal(n1, min(size), devices)
+            rows = -(-n1 // m)
+            m = -(-n1 // rows)
+            return Layout(rows, rows, -(-(m * (m + 1) // 2) // devices) * devices, devices)
+        each = blocks.layout(-(-n1 // devices), n2, size)
+        return each._replace(count=each.count * devices, devices=devices)
+
+    return of
 
 
 def _by_rows(kernel_fn, mesh, size_of):
@@ -113,13 +134,19 @@ def _over(mesh):
 
 def _dealt(x, size, devices):
     """Blocks of x, and (i, j) of the tiles of its symmetric matrix, filled up by tile (0, 0) for all devices alike."""
-    m = -(-x.shape[0] // size)
-    while m * (m + 1) // 2 < TILES_EACH * devices and m < x.shape[0]:
-        m += 1
+    m = _blocks_to_deal(x.shape[0], size, devices)
     blocks1 = blocks.cut(x, -(-x.shape[0] // m))
     i, j = blocks.upper(len(blocks1))
     more = (0, -len(i) % devices)
     return blocks1, np.pad(i, more), np.pad(j, more)
+
+
+def _blocks_to_deal(n, size, devices):
+    """Blocks of at most `size` that n images are cut into, so many that their tiles can be dealt out."""
+    m = -(-n // size)
+    while m * (m + 1) // 2 < TILES_EACH * devices and m < n:
+        m += 1
+    return m
 
 
 def _deal(x, mesh):

@@ -69,6 +69,7 @@ class Place(NamedTuple):
 
     put: Callable
     evaluate: Callable
+    devices: Callable
 
 
 class Crew:
@@ -99,7 +100,11 @@ class Crew:
         """
         self.kits += 1
         kit = self.kits, self.ray.put(functions)  # once for all workers
-        return Place(self.put, partial(self.evaluate, kit))
+        return Place(self.put, partial(self.evaluate, kit), self.devices)
+
+    def devices(self):
+        """Workers that have come up, at least the one that must."""
+        return max(1, len(self.workers))
 
     def put(self, cut):
         """A reference to blocks, which travel to each node once, and their shape."""
