@@ -99,7 +99,11 @@ def test_a_plan_counts_what_a_run_does(engine, values, tmp_path, monkeypatch):
     distill.run(tmp_path / "run", overrides=[], config=values_of_run, **run)
 
     assert result["counts"]["evaluations"] == len(evaluations)
-    told = lambda part: [(c["name"], c["rows"], c["columns"]) for c in result["calls"][part] for _ in range(c["times"])]  # noqa: E731
+
+    def told(part):
+        counts = [((c["name"], c["rows"], c["columns"]), int(c["times"])) for c in result["calls"][part]]
+        return [kind for kind, times in counts for _ in range(times)]
+
     expected = told("step") * 3 + told("evaluation") * len(evaluations)
     assert sorted(calls, key=str) == sorted(expected, key=str)
     folders = [path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.is_dir()]
