@@ -57,7 +57,7 @@ digits, made larger for the two other sizes; time does not depend on what images
 
 With `plan.devices=N` every call of the engine is laid out as `engine=sharded` would on N devices (`engine=pool`: its
 blocks dealt out), and takes the time of the busiest one: targets divide almost perfectly, the tiles of the symmetric
-matrix are at least four a device. Devices are taken to be as fast as one here, exchange to be free, and everything
+matrix are about four a device or more. Devices are taken to be as fast as one here, exchange to be free, and everything
 else (solve, optimizer, sampling, start, files) to stay on one: that part bounds the gain.
 """
 
@@ -65,16 +65,17 @@ GROWTH = """
 ## How the cost grows
 
 A step's kernel work, both matrices and both gradients, with the paper's ConvNet (two pools at 8x8, else three), one
-channel, `engine=blockwise` on both cores; seconds, medians of up to three ({load}). *Pairs* are those
-computed, of each of the two passes.
+channel, `engine=blockwise` on all cores; seconds, medians of up to three with the smallest and the largest.
+{load}. *Pairs* are those computed, of each of the two passes.
 
 | support | targets | pairs | {heads} |
 |--:|--:|--:|{lines}
 {rows}
 
-Cost goes with the pairs: with the targets times the support, and with half the square of the support, which overtakes
-the targets where the support is twice as large. Per pair, from 8x8 to {largest}: {pair}. A pair of images of side s
-with m pools takes (2^(m+1) - 1)^2 offsets of s^2 positions, so for one m it goes with the area s^2.
+Cost goes with the pairs: with the targets times the support, and with half the square of the support, which is the
+larger part where there are more than twice as many support images as targets. Per pair,
+from 8x8 to {largest}: {pair}. A pair of images of side s with m pools takes (2^(m+1) - 1)^2 offsets of s^2 positions,
+so for one m it goes with the area s^2.
 """
 
 PAPER = """
@@ -87,7 +88,8 @@ Nobody has measured kipx on a GPU. What follows is arithmetic; what is assumed i
 - Pairs of a step: {target:,} x {support} = {ts:,}, and about {ss:,} of the symmetric matrix.
 - A pair of 32x32x3 images takes {mflop:.0f} Mflop forward (counted, [performance](performance.md)) and about {times}
   times that for the gradient (a ratio of times measured on a CPU): {step:.0f} Tflop a step, {total:.1f} Eflop in all.
-- {evaluations} evaluations on {test:,} images ({due} checkpoints, {draws} natural draws and two): {share:.1%} more.
+- {evaluations} evaluations on {test:,} images ({due} checkpoints, {draws} natural draws, the first set again):
+  {share:.1%} more.
 - Beside the kernel (solve in float64, its gradient, Adam) a step takes {rest:.2g} s on this machine's two cores,
   measured; it stays on one device. *Assumed*: no faster on the GPU.
 - Exchange a step: targets out {out:.0f} MB, gradients summed {back:.0f} MB. *Assumed*: 10 GB/s, not overlapped,
@@ -166,7 +168,7 @@ def growth(result):
         lines.append(f"| {support} | {targets} | {at[sides[0], support, targets]['pairs']:,} | {' | '.join(cells)} |")
     pair = ", ".join(f"{statistics.median(_pair_ms(r) for r in rows if r['side'] == side):.2g} ms" for side in sides)
     return GROWTH.format(
-        load="load average {:.1f} before and {:.1f} after all of `make bench-plan`".format(*result["load_average"]),
+        load="Load average {:.1f} before all of `make bench-plan` and {:.1f} after".format(*result["load_average"]),
         heads=" | ".join(f"{side}x{side}" for side in sides),
         lines="--:|" * len(sides),
         rows="\n".join(lines),
@@ -186,7 +188,7 @@ def paper(sizes, operations_a_pair, beside_the_kernel_s):
     of = sharded.layout(kernel_fn, (32, 32))
     flop = {n: (1 + GRADIENT) * operations_a_pair * pairs(of, support, target, n) for n in (1, 8, 256)}
     due = sum(checkpoints.due(step, STEPS) for step in range(STEPS + 1))
-    evaluations = due + DRAWS + 2
+    evaluations = due + DRAWS + 1
     share = evaluations * TEST * support / ((1 + GRADIENT) * STEPS * (target * support + support**2 / 2))
     out, back = (4 * math.prod(SHAPE) * n for n in (target, support))
     wire, tiles = (out + back) / BANDWIDTH, of(support, None, SHAPE, 256)

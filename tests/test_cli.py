@@ -110,7 +110,7 @@ def test_plan_prints_a_table_and_leaves_one_file(kipx):
     assert f"plan: {folder.relative_to(kipx.folder)}/plan.json" in out.replace(f"{kipx.folder}/", "")
     plan = json.loads(only(folder).read_text())
     assert plan["steps"] == 2
-    assert plan["counts"] == {"evaluations": 7, "saves": 3, "checkpoints_kept": 3}
+    assert plan["counts"] == {"evaluations": 6, "saves": 3, "checkpoints_kept": 3}
 
 
 def test_plus_debug_is_debug(kipx):
