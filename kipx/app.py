@@ -93,9 +93,15 @@ def _job(command):
 
 def without_plus(command, arguments):
     """The arguments; groups that the command's defaults list holds open lose their plus, which Hydra would refuse."""
-    config = (resources.files("kipx.conf") / f"{command}.yaml").read_text()
-    opened = tuple(f"+{group}=" for group in re.findall(r"^  - (\w+): null", config, re.MULTILINE))
+    opened = tuple(f"+{group}=" for group in _open_groups(command))
     return [argument[1:] if argument.startswith(opened) else argument for argument in arguments]
+
+
+def _open_groups(config):
+    """Groups that a config, or one that it includes, has in its defaults list without a choice."""
+    text = (resources.files("kipx.conf") / f"{config}.yaml").read_text()
+    included = [name for name in re.findall(r"^  - (\w+)$", text, re.MULTILINE) if name != "_self_"]
+    return [*re.findall(r"^  - (\w+): null", text, re.MULTILINE), *(g for name in included for g in _open_groups(name))]
 
 
 def _resume_folder(arguments):
