@@ -54,7 +54,7 @@ def step(members, steps):
     """
     if members[0].name is None:
         return steps[0]
-    bounds = np.cumsum(_shares(members))
+    bounds = np.cumsum(_shares(members))[:-1]
 
     def sampled(state):
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), _DRAW)

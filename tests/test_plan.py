@@ -154,6 +154,14 @@ def test_a_run_of_no_steps_is_its_evaluations(values, tmp_path):
     assert result["counts"] == {"evaluations": 3, "saves": 1, "checkpoints_kept": 1}
 
 
+def test_solved_labels_take_all_targets_before_the_first_step(values, tmp_path):
+    result = planned(values("labels.init=solved", "plan.calibration_s=0.01"), tmp_path)
+    (call,) = result["calls"]["once"]
+    assert (call["name"], call["rows"], call["columns"], call["times"]) == ("gram", 1000, 10, 2)  # of 1,297
+    assert result["pairs"]["once"]["gram"] >= 2 * 1000 * 10
+    assert result["time_s"]["prepare"] > 2 * call["time_s"]
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -5,6 +5,7 @@ knows what a step is no better than the step does, and what it says of the kerne
 """
 
 import collections
+import math
 import os
 import pathlib
 import statistics
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kipx import artifacts, checkpoints, checks, cost, distill, machine
+from kipx import artifacts, checkpoints, checks, cost, distill, label_solve, machine
 from kipx.calibration import time_call
 from kipx.commands import distill as command
 from kipx.commands import keep
@@ -86,12 +87,21 @@ def _rehearse(posed, stages):
 
     problem = command.pose(**{**posed, "members": counted, "load": timed_load})
     stages["prepare"] = time.monotonic() - began - stages["load"]
-    parts = {"once": Part(list(calls), 0.0, 0.0)}
+    parts = {"once": Part(list(calls) + _solving(problem, posed), 0.0, 0.0)}
     steps = distill.run(problem.start, problem.step, steps=TRIES)
     step = _part(calls, lambda: next(steps))
     parts["step"] = step._replace(calls=_expected(step.calls, members))
     parts["evaluation"] = _part(calls, lambda: problem.evaluate(jnp.array(problem.initial), problem.labels))
     return problem, parts
+
+
+def _solving(problem, posed):
+    """Calls of Label Solve before the first step: like the first block of targets, as often as there are blocks."""
+    if posed["labels"]["init"] != "solved":
+        return []
+    x_train, drawn = problem.targets[0], [i for i, member in enumerate(posed["members"]) if member.weight > 0]
+    block = jnp.asarray(x_train[: label_solve.BATCH])
+    return [cost.Call("gram", block, problem.initial, i, math.ceil(len(x_train) / len(block))) for i in drawn]
 
 
 def _expected(calls, members):
