@@ -192,12 +192,12 @@ def test_sums_that_cannot_be_used_are_named(solve, content):
         ("support.per_class=99", r"support\.per_class: expected at most \d+, the images of class \d, got 99"),
         ("ridge=0", "ridge: expected a number > 0, got 0"),
         ("form.cutoff=1.5", r"form\.cutoff: expected less than 1, got 1\.5"),
-        ("form={_target_: kipx.label_solve.notebook, ridge: 0}", r"form\.ridge: expected a number > 0"),
+        ("form=notebook form.ridge=0", r"form\.ridge: expected a number > 0"),
     ],
 )
 def test_refusals_leave_no_run_behind(solve, override, message):
     with pytest.raises(checks.UserError, match=message):
-        solve("run", override)
+        solve("run", *override.split())
     assert not (solve.folder / "run").exists()
 
 
