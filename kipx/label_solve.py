@@ -13,7 +13,7 @@ import numpy as np
 from kipx import checks, krr
 
 BATCH = 1000  # rows of k_ts held at once
-CUTOFF = 1e-10  # docs/results/label_solve.md
+CUTOFF = 1e-10  # docs/label_solve.md
 
 
 class Sums(NamedTuple):
