@@ -1,6 +1,7 @@
 """The compiled loops against plain JAX in double precision, on shapes where every index matters."""
 
 import importlib.util
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +40,21 @@ def value_and_gradients(kernel_fn, x1, x2, cotangent):
     return k, pull(jnp.asarray(cotangent, k.dtype))
 
 
+@lru_cache
+def exact(name, kind="ntk"):
+    """(x1, x2, cotangent) -> value and gradients by plain JAX in double precision, compiled once for all tests."""
+    kernel_fn = build(CASES[name][0], kind, "float64")
+    whole = jax.jit(lambda *arguments: value_and_gradients(kernel_fn, *arguments))
+    return lambda *arguments: whole(*(jnp.asarray(x, "float64") for x in arguments))
+
+
+def together(names):
+    """The cases of one name go to one worker of pytest-xdist, which compiles it once."""
+    return [pytest.param(name, marks=pytest.mark.xdist_group(f"compiled {name}")) for name in names]
+
+
 @pytest.mark.parametrize("kind", ["ntk", "nngp"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", together(CASES))
 def test_values_and_gradients_are_those_of_plain_jax_in_float64(name, kind):
     architecture, shape = CASES[name]
     x1, x2 = images(shape, 3, 0), images(shape, 2, 1)
@@ -48,8 +62,7 @@ def test_values_and_gradients_are_those_of_plain_jax_in_float64(name, kind):
     cotangent = np.random.default_rng(2).normal(size=(3, 2)).astype(np.float32)
     assert kipx.kernel._compiles(architecture, "float32")
     k, gradients = value_and_gradients(build(architecture, kind), x1, x2, cotangent)
-    exact = jax.jit(build(architecture, kind, "float64"))
-    k64, gradients64 = value_and_gradients(exact, *(jnp.asarray(x, "float64") for x in (x1, x2)), cotangent)
+    k64, gradients64 = exact(name, kind)(x1, x2, cotangent)
     np.testing.assert_allclose(k, k64, rtol=2e-6, atol=1e-7 * float(jnp.abs(k64).max()))  # without ReLU some cancel
     for g, g64 in zip(gradients, gradients64, strict=True):
         np.testing.assert_allclose(g, g64, rtol=1e-4, atol=1e-5 * float(jnp.abs(g64).max()))
@@ -88,13 +101,13 @@ def test_under_jit_map_and_vmap():
     np.testing.assert_array_equal(jax.vmap(lambda a: kernel_fn(a[None], x)[0])(x), rows)
 
 
+@pytest.mark.xdist_group("compiled no bias")
 @pytest.mark.parametrize("scale", [1e-3, 1, 1e3])
 def test_scale_of_the_images_costs_no_precision_without_bias(scale):
     architecture, shape = CASES["no bias"]
-    x1, x2 = (scale * images(shape, 3, seed) for seed in (0, 1))
-    k, gradients = value_and_gradients(build(architecture), x1, x2, np.ones((3, 3)))
-    wide = [jnp.asarray(x, "float64") for x in (x1, x2)]
-    k64, gradients64 = value_and_gradients(build(architecture, dtype="float64"), *wide, np.ones((3, 3)))
+    x1, x2 = scale * images(shape, 3, 0), scale * images(shape, 2, 1)
+    k, gradients = value_and_gradients(build(architecture), x1, x2, np.ones((3, 2)))
+    k64, gradients64 = exact("no bias")(x1, x2, np.ones((3, 2)))
     assert float(jnp.abs(k - k64).max() / jnp.abs(k64).max()) < 1e-5
     for g, g64 in zip(gradients, gradients64, strict=True):
         assert float(jnp.linalg.norm(g - g64) / jnp.linalg.norm(g64)) < 1e-4
@@ -109,13 +122,13 @@ def nearly_parallel(shape):
 
 
 @pytest.mark.parametrize("case", ["constant", "small", "close"])
-@pytest.mark.parametrize("name", ["convnet", "myrtle"])
+@pytest.mark.parametrize("name", together(["convnet", "myrtle"]))
 def test_nearly_parallel_patches_are_told_apart(name, case):
     architecture, shape = CASES[name]
     x1, x2 = nearly_parallel(shape)[case]
-    k, gradients = value_and_gradients(build(architecture), x1, x2, np.eye(3) - 0.2)
-    exact = jax.jit(build(architecture, dtype="float64"))
-    k64, gradients64 = value_and_gradients(exact, *(jnp.asarray(x, "float64") for x in (x1, x2)), np.eye(3) - 0.2)
+    x2, cotangent = x2[:2], np.eye(3, 2) - 0.2
+    k, gradients = value_and_gradients(build(architecture), x1, x2, cotangent)
+    k64, gradients64 = exact(name)(x1, x2, cotangent)
     np.testing.assert_allclose(k, k64, rtol=1e-6)
     for g, g64 in zip(gradients, gradients64, strict=True):
         assert float(jnp.linalg.norm(g - g64) / jnp.linalg.norm(g64)) < 1e-5

@@ -12,7 +12,7 @@ import time
 import jax
 import pytest
 
-from kipx import checks
+from kipx import checks, cli
 from kipx.engine import hosts
 
 PROBLEM = ["kernel=fc", "kernel.depth=2", "baseline.draws=1", "target.batch_size=60"]
@@ -52,6 +52,13 @@ def finish(process):
     return process.returncode, err
 
 
+def alone(folder, monkeypatch, *arguments):
+    """A run in this process."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["kipx"])
+    assert cli.run("distill", list(arguments)) == 0
+
+
 def rows(folder):
     path = folder / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -64,21 +71,20 @@ def wait_for(folder, step):
         time.sleep(0.05)
 
 
-def test_two_processes_give_the_numbers_of_one(tmp_path):
+def test_two_processes_give_the_numbers_of_one(tmp_path, monkeypatch):
     with two(tmp_path, *PROBLEM, "steps=4") as processes:
         for process in processes:
             code, err = finish(process)
             assert code == 0, err
-    code, err = finish(start(tmp_path, *PROBLEM, "steps=4", "engine=dense", "hydra.run.dir=alone"))
-    assert code == 0, err
+    alone(tmp_path, monkeypatch, *PROBLEM, "steps=4", "engine=dense", "hydra.run.dir=alone")
     assert not (tmp_path / "other").exists()  # one process writes
-    for row, alone in zip(rows(tmp_path / "run"), rows(tmp_path / "alone"), strict=True):
-        for name in alone.keys() - {"step_time_s"}:
-            assert row[name] == pytest.approx(alone[name], rel=1e-4), name
+    for row, expected in zip(rows(tmp_path / "run"), rows(tmp_path / "alone"), strict=True):
+        for name in expected.keys() - {"step_time_s"}:
+            assert row[name] == pytest.approx(expected[name], rel=1e-4), name
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_a_lost_process_ends_the_other_and_the_run_goes_on(tmp_path, lost):
+def test_a_lost_process_ends_the_other_and_the_run_goes_on(tmp_path, lost, monkeypatch):
     with two(tmp_path, *PROBLEM, "steps=100000") as processes:
         wait_for(tmp_path / "run", step=20)
         processes[lost].kill()
@@ -86,9 +92,7 @@ def test_a_lost_process_ends_the_other_and_the_run_goes_on(tmp_path, lost):
     assert code == 4
     assert f"kipx: process {1 - lost}: another of the run's 2 processes is gone" in err
     done = len(rows(tmp_path / "run")) - 1
-    resumed = ["resume=run", "engine=dense", f"steps={done + 2}"]
-    code, err = finish(start(tmp_path, *resumed))
-    assert code == 0, err
+    alone(tmp_path, monkeypatch, "resume=run", "engine=dense", f"steps={done + 2}")
     assert [row["step"] for row in rows(tmp_path / "run")] == list(range(done + 3))
 
 

@@ -19,14 +19,18 @@ def problem():
     return images(5, 0), jnp.asarray(rng.normal(size=(5, 3))), images(8, 1), jnp.asarray(rng.normal(size=(8, 3)))
 
 
+def everything(x_s, y_s, x_t, y_t):
+    return krr.loss(KERNEL(x_s), KERNEL(x_t, x_s), y_s, y_t, ridge=1e-6)
+
+
+autodiff = jax.jit(jax.value_and_grad(everything, argnums=(0, 1)))  # compiled once for all engines
+
+
+@pytest.mark.xdist_group("objective")
 @pytest.mark.parametrize("name", ENGINES)
 def test_the_gradient_equals_autodiff_through_kernel_solve_and_loss(name, problem):
     x_s, y_s, x_t, y_t = problem
-
-    def everything(x_s, y_s):
-        return krr.loss(KERNEL(x_s), KERNEL(x_t, x_s), y_s, y_t, ridge=1e-6)
-
-    loss, (g_x, g_y) = jax.jit(jax.value_and_grad(everything, argnums=(0, 1)))(x_s, y_s)
+    loss, (g_x, g_y) = autodiff(x_s, y_s, x_t, y_t)
     metrics, g_images, g_labels = objective.kip(ENGINES[name](KERNEL), ridge=1e-6)(x_s, y_s, x_t, y_t)
     assert float(metrics["train_loss"]) == pytest.approx(float(loss), rel=1e-11)
     assert np.linalg.norm(g_images - g_x) < 1e-9 * np.linalg.norm(g_x)
