@@ -19,12 +19,13 @@ import yaml
 from kipx import checks
 from kipx.preprocess import Preprocessing
 
-SUPPORT, CONFIG, OVERRIDES, METRICS, MANIFEST = (
+SUPPORT, CONFIG, OVERRIDES, METRICS, MANIFEST, JOB = (
     "support.npz",
     "config.yaml",
     "overrides.yaml",
     "metrics.jsonl",
     "manifest.json",
+    "job.json",
 )
 _PREFIX = "preprocessing_"
 
@@ -174,7 +175,7 @@ def _parse(text, path):
 def write_manifest(folder, *, config, parents=()):
     """Writes manifest.json: the sha256 of every other file in the folder, the config, the runs it came from."""
     folder = pathlib.Path(folder)
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (MANIFEST, JOB))
     sums = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
     write_json(folder / MANIFEST, {"files": sums, "config": config, "parents": list(parents)})
 

@@ -8,7 +8,7 @@ import sys
 
 from hydra.core.hydra_config import HydraConfig
 
-from kipx import app
+from kipx import app, exits
 
 HELP = """kipx distils data sets with the kernels of infinitely wide networks.
 
@@ -119,16 +119,13 @@ COMMANDS = {
 
 
 def main():
-    """Runs one command and exits.
-
-    0 done, 2 the user's mistake, 3 numerical failure, 4 a process or worker lost, 130 and 143 interrupted.
-    """
+    """Runs one command and exits with a code of `kipx.exits`."""
     arguments = sys.argv[1:]
     if arguments[:1] in (["-sc"], ["--shell-completion"]):
         return app.complete(COMMANDS, arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         return print(HELP)
-    app.leave(run(arguments[0], arguments[1:]))
+    exits.leave(run(arguments[0], arguments[1:]))
 
 
 def run(command, arguments):

@@ -63,3 +63,4 @@ LABEL_SOLVE_KEYS = (
     "engine.block_size",
     "checkpoint.every_s",
 )
+JOB = {"launch", "job", "overrides", "code", "message", "host", "pid"}  # job.json of each job of a sweep

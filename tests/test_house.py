@@ -25,7 +25,7 @@ LEVELS = [
     ("kipx.distill", "kipx.sampled"),
     ("kipx.data", "kipx.artifacts", "kipx.checkpoints", "kipx.track", "kipx.machine"),
     ("kipx.report",),
-    ("kipx.commands", "kipx.config", "kipx.arguments", "kipx.app", "kipx.cli"),
+    ("kipx.commands", "kipx.config", "kipx.arguments", "kipx.app", "kipx.cli", "kipx.exits", "kipx.jobs", "kipx.sweep"),
 ]
 NUMERIC = {"jax", "numpy", "optax", "flax", "jaxtyping", "neural_tangents", "numba", "ray", "dm_pix"}
 ALONE = {

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_module
 
-from kipx import arguments, checks, config
+from kipx import arguments, checks, cli, config
 from kipx.commands import distill
 
 ARGUMENTS = [
@@ -31,10 +31,17 @@ def start(folder, *arguments):
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finish(folder, *arguments):
-    process = start(folder, *arguments)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+@pytest.fixture
+def finish(monkeypatch, capfd):
+    """finish(folder, command, *overrides) goes on in this process; returns exit code, stdout and stderr."""
+
+    def run(folder, command, *overrides):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["kipx"])
+        code = cli.run(command, list(overrides))
+        return code, *capfd.readouterr()
+
+    return run
 
 
 def run_until(folder, step):
@@ -58,8 +65,9 @@ def rows(folder):
 def whole(tmp_path_factory):
     """The folder of a run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    code, _, err = finish(folder, *ARGUMENTS, "hydra.run.dir=run")
-    assert code == 0, err
+    process = start(folder, *ARGUMENTS, "hydra.run.dir=run")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
     return folder / "run"
 
 
@@ -68,7 +76,7 @@ def same_end(folder, whole):
 
 
 @pytest.mark.parametrize("step", [0, 1, 5, 23, 39])
-def test_kill_9_loses_nothing(step, whole, tmp_path):
+def test_kill_9_loses_nothing(step, whole, tmp_path, finish):
     process = run_until(tmp_path, step)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -78,7 +86,7 @@ def test_kill_9_loses_nothing(step, whole, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_first(number, code, whole, tmp_path):
+def test_a_signal_saves_first(number, code, whole, tmp_path, finish):
     process = run_until(tmp_path, 3)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -97,7 +105,7 @@ def done(whole, tmp_path):
     return tmp_path
 
 
-def test_a_finished_run_can_go_further(done):
+def test_a_finished_run_can_go_further(done, finish):
     code, _, err = finish(done, "distill", "resume=run", "steps=42", "engine=dense", "logger=none")
     assert code == 0, err
     assert rows(done / "run")[-1]["step"] == 42
@@ -115,14 +123,14 @@ def test_a_finished_run_can_go_further(done):
         (["steps=3"], "steps: expected at least 40, the steps already done, got 3"),
     ],
 )
-def test_what_a_resumed_run_may_not_change(done, arguments, message):
+def test_what_a_resumed_run_may_not_change(done, arguments, message, finish):
     before = (done / "run" / "config.yaml").read_bytes()
     code, _, err = finish(done, "distill", "resume=run", *arguments)
     assert (code, message in err) == (2, True), err
     assert (done / "run" / "config.yaml").read_bytes() == before
 
 
-def test_a_checkpoint_of_another_config_is_refused(done):
+def test_a_checkpoint_of_another_config_is_refused(done, finish):
     path = done / "run" / "config.yaml"
     path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
     code, _, err = finish(done, "distill", "resume=run")
@@ -130,7 +138,7 @@ def test_a_checkpoint_of_another_config_is_refused(done):
     assert "is of another config than config.yaml" in err
 
 
-def test_a_damaged_checkpoint_is_named(done):
+def test_a_damaged_checkpoint_is_named(done, finish):
     for path in (done / "run" / "checkpoints" / "40").rglob("*"):
         if path.is_file() and os.path.getsize(path) > 0:
             path.write_bytes(b"")
@@ -179,3 +187,14 @@ def test_augmented_targets_are_the_same_after_a_break(tmp_path, whole):
     assert same_end(tmp_path / "broken", tmp_path / "whole")
     assert rows(tmp_path / "whole")[0] == rows(whole)[0]
     assert rows(tmp_path / "whole")[1]["train_loss"] != rows(whole)[1]["train_loss"]
+
+
+def test_several_sigterms_save_as_well(whole, tmp_path, finish):
+    process = run_until(tmp_path, 3)
+    for _ in range(3):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.003)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert finish(tmp_path, "distill", "resume=run")[0] == 0
+    assert same_end(tmp_path / "run", whole)

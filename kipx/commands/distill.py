@@ -185,7 +185,7 @@ def _check_steps(members, data, n_support, n_target, available):
 def _learn(folder, problem, steps, every_s, show, config):
     """From the last checkpoint, or from the start, to the last step."""
     opened = keep.open_run(folder, problem.start, steps=steps, config=config, show=show)
-    with opened as keeper, stop.signals() as caught:
+    with stop.signals() as caught, opened as keeper:  # noted until the last checkpoint is on disk
         if keeper.state is None:
             keeper.record({"step": 0, **problem.evaluate(problem.start.images, problem.start.labels)})
             keeper.save(problem.start)

@@ -17,7 +17,10 @@ class Stopped(KeyboardInterrupt):
 
 
 class signals:
-    """Notes SIGINT and SIGTERM in a list instead of dying of them; a second one has its usual effect."""
+    """Notes SIGINT and SIGTERM in a list instead of dying of them; a second SIGINT does not wait.
+
+    A second SIGTERM changes nothing: schedulers send several, and SIGKILL to who takes too long.
+    """
 
     def __enter__(self):
         self.caught, self.before = [], {}
@@ -28,7 +31,7 @@ class signals:
     def note(self, number, _):
         """Is the handler."""
         self.caught.append(number)
-        signal.signal(number, self.before[number])
+        signal.signal(number, self.before[number] if number == signal.SIGINT else signal.SIG_IGN)
 
     def __exit__(self, *_):
         for number, handler in self.before.items():

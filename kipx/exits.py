@@ -1,0 +1,64 @@
+"""Exit codes, and what went wrong in one line.
+
+0 done, 1 a fault of ours, 2 the user's mistake, 3 numerical failure, 4 a process or worker lost, 130 and 143
+interrupted.
+"""
+
+import os
+import re
+import signal
+import sys
+
+from hydra.errors import HydraException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from kipx import checks
+
+_CODES = {checks.UserError: 2, checks.NumericalError: 3, checks.EngineError: 4}
+OURS = 1
+
+
+def explain(error, command):
+    """(exit code, one line) of an exception; code 1 where nobody foresaw it, and a traceback is due."""
+    for kind, code in _CODES.items():
+        if isinstance(error, kind):
+            return code, str(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return 2, _in_one_line(error, command)
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + getattr(error, "number", signal.SIGINT), str(error) or "interrupted"
+    return OURS, f"{type(error).__name__}: {error}"
+
+
+def say(code, message):
+    """Prints the line to stderr; returns the code."""
+    print(f"kipx: {message}", file=sys.stderr)
+    return code
+
+
+def leave(code):
+    """Exits. One of several processes that failed goes at once: saying goodbye, it would wait for the others."""
+    if code and one_of_many():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def one_of_many():
+    """Whether this process is one of several of a run."""
+    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
+
+
+def _in_one_line(error, command):
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key}: expected a value, got none; give {error.full_key}=..."
+    lines = [line.strip() for line in str(error).split("Config search path:")[0].splitlines() if line.strip()]
+    unknown = re.match(r"Could not override '(.*)'", lines[0]) if lines else None
+    if unknown:
+        return f"{unknown[1]}: unknown key or group; kipx {command} --help lists them"
+    launcher = re.match(r"Could not find 'hydra/launcher/(joblib|submitit_local|submitit_slurm|ray)'", " ".join(lines))
+    if launcher:
+        extra = "ray-launcher" if launcher[1] == "ray" else "launchers"
+        return f"hydra/launcher={launcher[1]}: is not installed; pip install 'kipx[{extra}]'"
+    return " ".join(lines) or type(error).__name__
