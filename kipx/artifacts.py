@@ -187,7 +187,7 @@ def environment():
     packages = ("kipx", "jax", "jaxlib", "numpy", "optax", "flax", "orbax-checkpoint", "hydra-core")
     return {
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
         "devices": [device.device_kind for device in jax.devices()],
         "packages": {name: _version(name) for name in packages},

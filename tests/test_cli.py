@@ -164,7 +164,8 @@ def test_a_learning_rate_that_blows_up_is_a_numerical_failure_with_the_last_good
     assert err.strip().splitlines()[-1].startswith("kipx: step ")
     run = only(kipx.folder / "outputs" / "distill")
     assert (run / "checkpoints").is_dir()
-    assert not (run / "support.npz").exists()
+    assert np.isfinite(np.load(run / "support.npz")["images"]).all()
+    assert not (run / "summary.json").exists()
 
 
 def test_help_and_completion_do_not_import_jax(tmp_path):

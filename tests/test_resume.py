@@ -12,7 +12,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_module
 
-from kipx import arguments, checks, cli, config
+from kipx import arguments, artifacts, checks, cli, config
 from kipx.commands import distill
 
 ARGUMENTS = [
@@ -94,6 +94,7 @@ def test_a_signal_saves_first(number, code, whole, tmp_path, finish):
     assert "kipx: stopped at step" in err.splitlines()[-1]
     saved = max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit())
     assert saved == rows(tmp_path / "run")[-1]["step"]
+    assert artifacts.load(tmp_path / "run").images.shape == (10, 8, 8, 1), "a run that has not ended can be used"
     assert finish(tmp_path, "distill", "resume=run")[0] == 0
     assert same_end(tmp_path / "run", whole)
 

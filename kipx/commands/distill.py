@@ -2,6 +2,7 @@
 
 import pathlib
 import time
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -184,7 +185,8 @@ def _check_steps(members, data, n_support, n_target, available):
 
 def _learn(folder, problem, steps, every_s, show, config):
     """From the last checkpoint, or from the start, to the last step."""
-    opened = keep.open_run(folder, problem.start, steps=steps, config=config, show=show)
+    publish = partial(_write_support, pathlib.Path(folder), problem, config)
+    opened = keep.open_run(folder, problem.start, steps=steps, config=config, show=show, publish=publish)
     with stop.signals() as caught, opened as keeper:  # noted until the last checkpoint is on disk
         if keeper.state is None:
             keeper.record({"step": 0, **problem.evaluate(problem.start.images, problem.start.labels)})
@@ -194,7 +196,10 @@ def _learn(folder, problem, steps, every_s, show, config):
 
 
 def _steps(problem, keeper, steps, every_s, caught):
-    """The loop: a row after each step, a checkpoint at scheduled steps, every `every_s`, and however it ends."""
+    """The loop: a row after each step, a checkpoint at scheduled steps, every `every_s`, and however it ends.
+
+    At scheduled steps, and however it ends, the set is written as well: a run that has not ended can be used.
+    """
     saved = began = time.monotonic()
     state = problem.start if keeper.state is None else keeper.state
     try:
@@ -204,6 +209,8 @@ def _steps(problem, keeper, steps, every_s, caught):
             if due:
                 row.update(problem.evaluate(state.images, state.labels))
             keeper.record(row)
+            if due:
+                keeper.publish(state)
             if due or time.monotonic() - saved > every_s:
                 keeper.save(state)
                 saved = time.monotonic()
@@ -212,6 +219,7 @@ def _steps(problem, keeper, steps, every_s, caught):
             began = time.monotonic()
     finally:
         keeper.save(state)
+        keeper.publish(state)
     return state
 
 
@@ -231,15 +239,20 @@ def _conclude(folder, problem, state, config):
 
 def write_results(folder, problem, state, config, summary):
     """Writes support.npz, support.png, summary.json and manifest.json."""
+    _write_support(folder, problem, config, state)
     names = problem.data.class_names
-    kept = {key: config[key] for key in ("dataset", "kernel", "ridge", "seed")}
-    artifacts.save_support(
-        folder, state.images, state.labels, preprocessing=problem.preprocessing, class_names=names, config=kept
-    )
     pixels = (problem.preprocessing.invert(x) for x in (problem.initial, state.images))
     artifacts.write(folder / "support.png", support_png(*pixels, np.asarray(state.labels), names))
     artifacts.write_json(folder / "summary.json", summary)
     artifacts.write_manifest(folder, config=config)
+
+
+def _write_support(folder, problem, config, state):
+    kept = {key: config[key] for key in ("dataset", "kernel", "ridge", "seed")}
+    names, preprocessing = problem.data.class_names, problem.preprocessing
+    artifacts.save_support(
+        folder, state.images, state.labels, preprocessing=preprocessing, class_names=names, config=kept
+    )
 
 
 def table(folder, summary):

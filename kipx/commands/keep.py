@@ -18,28 +18,31 @@ class Keeper(NamedTuple):
       state: the last one saved, None if there is none.
       record: row -> None, for metrics.jsonl and the progress bar.
       save: state -> None, a checkpoint.
+      publish: state -> None, the set as it is then, to be used.
     """
 
     state: Any
     record: Callable
     save: Callable
+    publish: Callable
 
 
 @contextlib.contextmanager
-def open_run(folder, start, *, steps, config, show):
+def open_run(folder, start, *, steps, config, show, publish=lambda state: None):
     """Opens the Keeper of a run folder; in a process that does not lead, of none.
 
     Args:
       folder: the run folder.
       start: distill.State, for its structure.
       steps: of the whole run; config: resolved, nested dicts; show: whether to show progress.
+      publish: state -> None, as in Keeper.
     Yields:
       Keeper; its state is the leading process's.
     Raises:
       UserError: the checkpoint is of another config, or has more than `steps`.
     """
     if not hosts.leads():
-        yield Keeper(_shared(None, start), lambda row: None, lambda state: None)
+        yield Keeper(_shared(None, start), *(lambda _: None,) * 3)
         return
     origin = identity(config)
     with checkpoints.open_manager(folder) as manager:
@@ -56,7 +59,7 @@ def open_run(folder, start, *, steps, config, show):
                 show_row(row)
 
             save = partial(checkpoints.save, manager, config_hash=origin)
-            yield Keeper(_shared(state, start), record, save)
+            yield Keeper(_shared(state, start), record, save, publish)
 
 
 def _shared(state, start):

@@ -1,0 +1,42 @@
+"""Copies a run into docs/results with its last checkpoint alone, so that it goes on from a fresh clone.
+
+python benchmarks/publish.py outputs/distill/<time> mnist_kip_10
+kipx distill resume=docs/results/mnist_kip_10 steps=<more>
+kipx report run=docs/results table=table1
+"""
+
+import pathlib
+import shutil
+import sys
+
+from kipx import artifacts, checkpoints
+
+RESULTS = pathlib.Path(__file__).parents[1] / "docs" / "results"
+
+
+def publish(run, folder):
+    """Writes `folder` anew from a run folder."""
+    config = artifacts.read_config(run)
+    with checkpoints.open_manager(run) as manager:
+        last = manager.latest_step()
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("checkpoints", "job.json"))
+    if last is not None:
+        shutil.copytree(run / "checkpoints" / str(last), folder / "checkpoints" / str(last))
+    artifacts.write_manifest(folder, config=config)
+    local = [str(path) for path in folder.rglob("*") if path.suffix in (".yaml", ".json") and _local(path.read_text())]
+    if local:
+        sys.exit(f"{', '.join(local)}: a path of this machine in it; run with relative paths, and data in data/")
+
+
+def _local(text):
+    """Whether a text holds an absolute path."""
+    return any(f"{mark}{pathlib.Path.cwd().root}{name}" in text for mark in "\"' =" for name in _top())
+
+
+def _top():
+    return [path.name for path in pathlib.Path("/").iterdir() if path.is_dir()]
+
+
+if __name__ == "__main__":
+    publish(pathlib.Path(sys.argv[1]), RESULTS / sys.argv[2])
