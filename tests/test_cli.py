@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import contract
+import numpy as np
 import official
 import pytest
 
