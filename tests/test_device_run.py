@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_module
 from kipx import arguments, config
 
 ROOT = pathlib.Path(__file__).parents[1]
-ABSENT = ("hydra", "omegaconf", "tensorflow_datasets", "wandb", "neural_tangents", "ray")
+ABSENT = ("hydra", "omegaconf", "tensorflow_datasets", "wandb", "dm_pix", "neural_tangents", "ray")
 sys.path.append(str(ROOT / "benchmarks"))
 import device_run  # noqa: E402
 

@@ -130,6 +130,23 @@ def test_nodes_leave_and_join_in_mid_pass(cluster):
     assert len(nodes & {node for node, _ in crew.workers}) == 2
 
 
+@pytest.mark.slow
+def test_a_node_with_a_gpu_is_one_worker_among_those_of_cores(cluster):
+    """The node only says so, and its worker computes on a core: what is tested is where blocks go."""
+    node = cluster.add_node(num_cpus=2, num_gpus=1)
+    try:
+        crew, engine = pool(slowly())
+        x1, x2, ct = images(12, 0), images(8, 1), jnp.ones((12, 8))
+        ends = time.monotonic() + 60
+        while len(crew.workers) < 4 and time.monotonic() < ends:
+            gradient = engine.vjp(x1, x2, ct)
+        assert len(crew.workers) == 4
+        assert [slot for slot in crew.workers if slot[0] == node.node_id] == [(node.node_id, 0)]
+        np.testing.assert_allclose(gradient, blockwise.build(KERNEL, block_size=BLOCK).vjp(x1, x2, ct), rtol=1e-5)
+    finally:
+        cluster.remove_node(node)
+
+
 def test_a_block_at_a_slow_worker_is_computed_by_an_idle_one_too(tmp_path):
     path = tmp_path / "first"
 

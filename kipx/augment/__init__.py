@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 from kipx import checks
-from kipx.augment import autoaugment, geometry
 
 
 def none(*, rate: float = 0.0):
@@ -45,6 +44,8 @@ def grayscale(*, rate: float, rotation_degrees: float = 10.0, shift: float = 0.1
       UserError: a number out of range; from augment, images of other than one channel.
     Source: paper section 3.1; the ranges are the likely ones, the paper does not say.
     """
+    from kipx.augment import geometry  # on dm-pix, which not every machine with JAX has
+
     checks.share("augment.shift", shift)
     if checks.not_negative("augment.rotation_degrees", rotation_degrees) > 180:
         raise checks.UserError(f"augment.rotation_degrees: expected a number from 0 to 180, got {rotation_degrees}")
@@ -71,6 +72,8 @@ def rgb(*, rate: float, flip: bool = True, fill: int = 128):
       UserError: a number out of range; from augment, images of other than three channels or pixels not 0 to 255.
     Source: paper section 3.1; Cubuk et al., AutoAugment, 2018.
     """
+    from kipx.augment import autoaugment, geometry
+
     if checks.integer("augment.fill", fill, at_least=0) > 255:
         raise checks.UserError(f"augment.fill: expected an integer from 0 to 255, got {fill}")
 
