@@ -13,7 +13,7 @@ class NumericalError(ArithmeticError):
 
 
 class EngineError(RuntimeError):
-    """A process or a worker of the engine failed or is gone: state is saved, exit code 4."""
+    """A process or a worker of the engine failed or is gone: state is saved, exit code 3."""
 
 
 def integer(name, value, *, at_least):

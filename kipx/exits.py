@@ -1,6 +1,6 @@
 """Exit codes, and what went wrong in one line.
 
-0 done, 1 a fault of ours, 2 the user's mistake, 3 numerical failure, 4 a process or worker lost, 130 and 143
+0 done, 1 a fault of ours, 2 the user's mistake, 3 numerical failure or a process or worker lost, 130 and 143
 interrupted.
 """
 
@@ -14,7 +14,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from kipx import checks
 
-_CODES = {checks.UserError: 2, checks.NumericalError: 3, checks.EngineError: 4}
+_CODES = {checks.UserError: 2, checks.NumericalError: 3, checks.EngineError: 3}
 OURS = 1
 
 

@@ -107,7 +107,7 @@ def _apart(command, cfg, folder, record, cwd):
     if read(folder).get("code") is None:
         record.update(host=platform.node(), pid=process.pid)
         killed = f"was killed by {signal.Signals(-code).name}, perhaps for want of memory" if code < 0 else ""
-        _note(folder, record, 4, f"its process {killed or f'ended with exit code {code}'}")
+        _note(folder, record, 3, f"its process {killed or f'ended with exit code {code}'}")
 
 
 def child():

@@ -112,7 +112,7 @@ def close(launch):
     if failed:
         where = f"each folder in {_opened['folder']} has its {jobs.JOB}"
         exits.say(0, f"{len(failed)} of {len(records)} jobs failed; {where}")
-    return max((4 if r["code"] is None else r["code"] for r in failed), default=0)
+    return max((3 if r["code"] is None else r["code"] for r in failed), default=0)
 
 
 def explain(error, command):
@@ -124,7 +124,7 @@ def explain(error, command):
     lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
     ends = " ... ".join(lines[:1] + lines[1:][-1:])
     begun = any(True for _ in _folders(_opened["folder"]))
-    return 4 if begun else 2, f"hydra/launcher={launcher}: {ends}"
+    return 3 if begun else 2, f"hydra/launcher={launcher}: {ends}"
 
 
 def _of_launch(name):

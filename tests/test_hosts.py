@@ -89,8 +89,11 @@ def test_a_lost_process_ends_the_other_and_the_run_goes_on(tmp_path, lost, monke
         wait_for(tmp_path / "run", step=20)
         processes[lost].kill()
         code, err = finish(processes[1 - lost])
-    assert code == 4
-    assert f"kipx: process {1 - lost}: another of the run's 2 processes is gone" in err
+    if lost == 0 and code == -signal.SIGABRT:  # JAX may be quicker to end a process that has lost the first one
+        assert "another task died" in err
+    else:
+        assert code == 3
+        assert f"kipx: process {1 - lost}: another of the run's 2 processes is gone" in err
     done = len(rows(tmp_path / "run")) - 1
     alone(tmp_path, monkeypatch, "resume=run", "engine=dense", f"steps={done + 2}")
     assert [row["step"] for row in rows(tmp_path / "run")] == list(range(done + 3))

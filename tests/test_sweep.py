@@ -60,7 +60,7 @@ def test_a_fault_of_ours_elsewhere_shows_where(run, capfd):
 
 def test_a_job_whose_process_dies_is_noted_and_does_not_raise(run):
     record = run(code("__import__('signal').raise_signal(9)"))
-    assert record["code"] == 4
+    assert record["code"] == 3
     assert record["message"] == "its process was killed by SIGKILL, perhaps for want of memory"
 
 
@@ -148,7 +148,7 @@ def test_failures_of_an_earlier_sweep_in_the_folder_are_not_this_ones(kipx):
 def test_a_resumed_job_is_done(kipx, tmp_path, monkeypatch):
     assert kipx("seed=0")[0] == 0
     record = jobs.read(tmp_path / "sweep" / "0")
-    (tmp_path / "sweep" / "0" / "job.json").write_text(json.dumps({**record, "code": 4, "message": "lost"}))
+    (tmp_path / "sweep" / "0" / "job.json").write_text(json.dumps({**record, "code": 3, "message": "lost"}))
     assert cli.run("distill", ["resume=sweep/0", "steps=3"]) == 0
     assert jobs.read(tmp_path / "sweep" / "0") == record
 
