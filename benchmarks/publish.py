@@ -23,19 +23,17 @@ def publish(run, folder):
     shutil.copytree(run, folder, ignore=shutil.ignore_patterns("checkpoints", "job.json"))
     if last is not None:
         shutil.copytree(run / "checkpoints" / str(last), folder / "checkpoints" / str(last))
+    for mark in folder.rglob("commit_success.txt"):
+        mark.write_text("")  # orbax asks whether it is there, and writes a path into it
     artifacts.write_manifest(folder, config=config)
-    local = [str(path) for path in folder.rglob("*") if path.suffix in (".yaml", ".json") and _local(path.read_text())]
+    homes = [str(path).encode() for path in (pathlib.Path.home(), RESULTS.parents[1], run.resolve().parent)]
+    local = [str(path) for path in folder.rglob("*") if path.is_file() and _any_in(homes, path.read_bytes())]
     if local:
         sys.exit(f"{', '.join(local)}: a path of this machine in it; run with relative paths, and data in data/")
 
 
-def _local(text):
-    """Whether a text holds an absolute path."""
-    return any(f"{mark}{pathlib.Path.cwd().root}{name}" in text for mark in "\"' =" for name in _top())
-
-
-def _top():
-    return [path.name for path in pathlib.Path("/").iterdir() if path.is_dir()]
+def _any_in(parts, content):
+    return any(part in content for part in parts)
 
 
 if __name__ == "__main__":
