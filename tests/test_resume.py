@@ -75,7 +75,7 @@ def same_end(folder, whole):
     return (folder / "support.npz").read_bytes() == (whole / "support.npz").read_bytes() and rows(folder) == rows(whole)
 
 
-@pytest.mark.parametrize("step", [0, 1, 5, 23, 39])
+@pytest.mark.parametrize("step", [0, 5, 39, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 23))])
 def test_kill_9_loses_nothing(step, whole, tmp_path, finish):
     process = run_until(tmp_path, step)
     process.send_signal(signal.SIGKILL)
