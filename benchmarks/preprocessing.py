@@ -56,11 +56,11 @@ def main(folder):
     x, apply = timed("apply to all", lambda: fitted.apply(pixels))
     _, invert = timed("invert all", lambda: fitted.invert(x))
     errors = " | ".join(f"{error(pixels[:10000, ::2, ::2], reg):.1g}" for reg in REGS)
+    load = f"load average {os.getloadavg()[0]:.0f} at the end"
     page = f"""# Preprocessing: time, memory, precision
 
 Regularized ZCA (`preprocess=zca`) on CIFAR-10's {len(pixels):,} training images of 3,072 numbers, in float64, numpy
-{np.__version__} on {os.cpu_count()} cores ({platform.machine()}) that others used too: {os.getloadavg()[0]:.0f} threads
-wanted them, so that processor time, which two free cores would share, says more than the clock. {REPEATS} times each.
+{np.__version__} on {os.cpu_count()} cores ({platform.machine()}), {load}; {REPEATS} times each.
 Written by `python benchmarks/preprocessing.py <folder of CIFAR-10's binary files>`.
 
 | | median s | least to most | processor s, median | peak GiB of the process so far |
