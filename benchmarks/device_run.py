@@ -86,7 +86,7 @@ def go(folder, data, minutes, out):
 
     jax.config.update("jax_enable_x64", True)
     from kipx import arguments, artifacts
-    from kipx.commands import distill
+    from kipx.commands import distill, stop
 
     config = yaml.safe_load((folder / "config.yaml").read_text())
     built = {**arguments.distill(config), "load": lambda: load(data), "every_s": 60.0}
@@ -96,7 +96,7 @@ def go(folder, data, minutes, out):
     timer.start()
     try:
         distill.run(folder, overrides=None, config=config, **built)
-    except distill.Stopped as stopped:
+    except stop.Stopped as stopped:
         print(stopped, file=sys.stderr)
     timer.cancel()
     with tarfile.open(out, "w") as archive:

@@ -97,18 +97,25 @@ def distill(values):
     checks.positive("ridge", values["ridge"])
     checks.one_of("labels.init", values["labels"]["init"], ("onehot", "solved"))
     return {
+        **_of_a_run(values),
+        "augment": build(values["augment"], "augment"),
+        "labels": values["labels"],
+        "optimizer": build(values["optimizer"], "optimizer"),
+        "steps": values["steps"],
+        "draws": values["baseline"]["draws"],
+    }
+
+
+def _of_a_run(values):
+    """What distill and label-solve have in common."""
+    return {
         "load": lambda: build(values["dataset"]["load"], "dataset.load"),
         "fit": fit(values),
         "members": members(values["kernel"], values["engine"]),
         "draw": build(values["support"], "support"),
-        "augment": build(values["augment"], "augment"),
-        "labels": values["labels"],
-        "optimizer": build(values["optimizer"], "optimizer"),
         "seed": values["seed"],
-        "steps": values["steps"],
         "ridge": values["ridge"],
         "batch_size": values["target"]["batch_size"],
-        "draws": values["baseline"]["draws"],
         "every_s": values["checkpoint"]["every_s"],
         "show": values["logger"]["progress"],
     }
@@ -125,18 +132,7 @@ def label_solve(values):
     checks.positive("ridge", values["ridge"])
     if "members" in values["kernel"] and values["form"]["_target_"] == "kipx.label_solve.notebook":
         raise checks.UserError("form: the notebook's is of one kernel, not of a family; take form=least_norm")
-    return {
-        "load": lambda: build(values["dataset"]["load"], "dataset.load"),
-        "fit": fit(values),
-        "members": members(values["kernel"], values["engine"]),
-        "draw": build(values["support"], "support"),
-        "form": build(values["form"], "form"),
-        "seed": values["seed"],
-        "ridge": values["ridge"],
-        "batch_size": values["target"]["batch_size"],
-        "every_s": values["checkpoint"]["every_s"],
-        "show": values["logger"]["progress"],
-    }
+    return {**_of_a_run(values), "form": build(values["form"], "form")}
 
 
 def plan(values):

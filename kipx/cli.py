@@ -25,32 +25,20 @@ HELP = """kipx distils data sets with the kernels of infinitely wide networks.
 
 def distill(cfg):
     """Learns a support set, in the folder that Hydra opened or in the one to resume."""
-    from kipx import arguments, config
+    from kipx import arguments
     from kipx.commands import distill as command
-    from kipx.engine import hosts
 
-    _start_jax()
-    folder, overrides, cfg = _new_or_resumed(cfg)
-    values = config.plain(cfg, arguments.DISTILL)
-    summary = command.run(folder, overrides=overrides, config=values, **arguments.distill(values))
-    if hosts.leads():
-        _print_table(*command.table(folder, summary))
+    _run_in_folder(command, cfg, arguments.DISTILL, arguments.distill)
 
 
 def label_solve(cfg):
     """Solves for labels, in the folder that Hydra opened or in the one to resume."""
-    from kipx import arguments, config
+    from kipx import arguments
     from kipx.commands import label_solve as command
-    from kipx.engine import hosts
 
-    _start_jax()
     if HydraConfig.get().runtime.choices["debug"] is not None:
         cfg = arguments.without_steps(cfg)
-    folder, overrides, cfg = _new_or_resumed(cfg)
-    values = config.plain(cfg, arguments.LABEL_SOLVE)
-    summary = command.run(folder, overrides=overrides, config=values, **arguments.label_solve(values))
-    if hosts.leads():
-        _print_table(*command.table(folder, summary))
+    _run_in_folder(command, cfg, arguments.LABEL_SOLVE, arguments.label_solve)
 
 
 def plan(cfg):
@@ -131,6 +119,19 @@ def main():
 def run(command, arguments):
     """The exit code of a command, see `app.run`."""
     return app.run(COMMANDS, command, arguments)
+
+
+def _run_in_folder(command, cfg, schema, build):
+    """Runs a command that can be resumed; prints its table."""
+    from kipx import config
+    from kipx.engine import hosts
+
+    _start_jax()
+    folder, overrides, cfg = _new_or_resumed(cfg)
+    values = config.plain(cfg, schema)
+    summary = command.run(folder, overrides=overrides, config=values, **build(values))
+    if hosts.leads():
+        _print_table(*command.table(folder, summary))
 
 
 def _new_or_resumed(cfg):

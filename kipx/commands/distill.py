@@ -23,7 +23,6 @@ from kipx import (
     support,
 )
 from kipx.commands import keep, solving, stop
-from kipx.commands.stop import Stopped  # noqa: F401
 from kipx.engine import hosts
 from kipx.report.pictures import support_png
 
@@ -185,7 +184,7 @@ def _check_steps(members, data, n_support, n_target, available):
 
 def _learn(folder, problem, steps, every_s, show, config):
     """From the last checkpoint, or from the start, to the last step."""
-    publish = partial(_write_support, pathlib.Path(folder), problem, config)
+    publish = partial(write_support, pathlib.Path(folder), problem, config)
     opened = keep.open_run(folder, problem.start, steps=steps, config=config, show=show, publish=publish)
     with stop.signals() as caught, opened as keeper:  # noted until the last checkpoint is on disk
         if keeper.state is None:
@@ -209,7 +208,7 @@ def _steps(problem, keeper, steps, every_s, caught):
             if due:
                 row.update(problem.evaluate(state.images, state.labels))
             keeper.record(row)
-            if due:
+            if due and state.step < steps:  # the last one is written below
                 keeper.publish(state)
             if due or time.monotonic() - saved > every_s:
                 keeper.save(state)
@@ -224,7 +223,7 @@ def _steps(problem, keeper, steps, every_s, caught):
 
 
 def _conclude(folder, problem, state, config):
-    """The summary; the leading process writes support.npz, support.png, summary.json and the manifest."""
+    """The summary; the leading process writes support.png, summary.json and the manifest beside support.npz."""
     summary = {"steps": state.step, **problem.evaluate(state.images, state.labels)}
     summary["initial_test_accuracy"] = problem.evaluate(problem.start.images, problem.start.labels)["test_accuracy"]
     drawn = [problem.evaluate(x, y)["test_accuracy"] for x, y in problem.draws]
@@ -238,21 +237,15 @@ def _conclude(folder, problem, state, config):
 
 
 def write_results(folder, problem, state, config, summary):
-    """Writes support.npz, support.png, summary.json and manifest.json."""
-    _write_support(folder, problem, config, state)
-    names = problem.data.class_names
+    """Writes support.png, summary.json and manifest.json, when `write_support` has written the last set."""
     pixels = (problem.preprocessing.invert(x) for x in (problem.initial, state.images))
-    artifacts.write(folder / "support.png", support_png(*pixels, np.asarray(state.labels), names))
-    artifacts.write_json(folder / "summary.json", summary)
-    artifacts.write_manifest(folder, config=config)
+    picture = support_png(*pixels, np.asarray(state.labels), problem.data.class_names)
+    keep.close(folder, picture, summary, config)
 
 
-def _write_support(folder, problem, config, state):
-    kept = {key: config[key] for key in ("dataset", "kernel", "ridge", "seed")}
-    names, preprocessing = problem.data.class_names, problem.preprocessing
-    artifacts.save_support(
-        folder, state.images, state.labels, preprocessing=preprocessing, class_names=names, config=kept
-    )
+def write_support(folder, problem, config, state):
+    """Writes support.npz: the set as it is in that state."""
+    keep.write_set(folder, problem, state.images, state.labels, config)
 
 
 def table(folder, summary):

@@ -80,3 +80,17 @@ def _anywhere(section):
     """A data set's config without the folders that it lies in: the same files may move."""
     parts = {key: value for key, value in section.items() if key not in ("data_dir", "raw_dir")}
     return {key: _anywhere(value) if isinstance(value, dict) else value for key, value in parts.items()}
+
+
+def write_set(folder, problem, images, labels, config):
+    """Writes support.npz of a problem's `data` and `preprocessing`."""
+    kept = {key: config[key] for key in ("dataset", "kernel", "ridge", "seed")}
+    names, preprocessing = problem.data.class_names, problem.preprocessing
+    artifacts.save_support(folder, images, labels, preprocessing=preprocessing, class_names=names, config=kept)
+
+
+def close(folder, picture, summary, config):
+    """Writes support.png, summary.json and, of all there is then, manifest.json."""
+    artifacts.write(folder / "support.png", picture)
+    artifacts.write_json(folder / "summary.json", summary)
+    artifacts.write_manifest(folder, config=config)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kipx import artifacts, checks, sampled, support, track
-from kipx.commands import solving, stop
+from kipx.commands import keep, solving, stop
 from kipx.engine import hosts
 from kipx.report.pictures import labels_png
 
@@ -102,15 +102,9 @@ def _conclude(folder, problem, solution, before, after, time_s, config):
 
 
 def _write(folder, problem, labels, config, summary):
-    names = problem.data.class_names
-    kept = {key: config[key] for key in ("dataset", "kernel", "ridge", "seed")}
-    artifacts.save_support(
-        folder, problem.images, labels, preprocessing=problem.preprocessing, class_names=names, config=kept
-    )
+    keep.write_set(folder, problem, problem.images, labels, config)
     pixels = problem.preprocessing.invert(problem.images)
-    artifacts.write(folder / "support.png", labels_png(pixels, np.asarray(labels), names))
-    artifacts.write_json(folder / "summary.json", summary)
-    artifacts.write_manifest(folder, config=config)
+    keep.close(folder, labels_png(pixels, np.asarray(labels), problem.data.class_names), summary, config)
 
 
 def table(folder, summary):

@@ -143,11 +143,15 @@ def _leave_traces(folder, problem, config):
             record_s = [_seconds(keeper.record, row) for _ in range(TRIES)]
         saved = max((_size(path) for path in (kept / "checkpoints").glob("*")), default=0)
         metrics = _size(kept / "metrics.jsonl") // TRIES
-        write = (kept, problem, state, config, {})
-        written_s = _seconds(command.write_results, *write) if hosts.leads() else 0.0
+        written_s = _seconds(_write, kept, problem, state, config) if hosts.leads() else 0.0
         support = _size(kept / "support.npz") + _size(kept / "support.png")
     times = {"record": statistics.median(record_s), "save": statistics.median(save_s), "close": written_s}
     return times, {"checkpoint": saved, "row": metrics, "support": support}
+
+
+def _write(folder, problem, state, config):
+    command.write_support(folder, problem, config, state)
+    command.write_results(folder, problem, state, config, {})
 
 
 def _noisy(x):
