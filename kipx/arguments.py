@@ -30,7 +30,7 @@ DISTILL = {
     "baseline": {"draws": int},
     "engine": CALL,
     "optimizer": CALL,
-    "checkpoint": {"every_s": float},
+    "checkpoint": {"every_s": float, "tested_from": int | None},
     "logger": {"progress": bool},
 }
 PLAN = {**DISTILL, "plan": {"devices": int | None, "calibration_s": float}}
@@ -38,7 +38,8 @@ REPORT = {"run": str, "table": str, "out": str | None}
 LABEL_SOLVE = {
     **{key: DISTILL[key] for key in ("seed", "ridge", "resume", "dataset", "preprocess", "kernel", "support")},
     "form": CALL,
-    **{key: DISTILL[key] for key in ("target", "engine", "checkpoint", "logger")},
+    **{key: DISTILL[key] for key in ("target", "engine", "logger")},
+    "checkpoint": {"every_s": float},
 }
 PREPARE = {"dataset": _DATASET}
 EVALUATE = {"run": str, "ridge": float, "dataset": _DATASET, "kernel": _KERNELS, "engine": CALL}
@@ -103,6 +104,7 @@ def distill(values):
         "optimizer": build(values["optimizer"], "optimizer"),
         "steps": values["steps"],
         "draws": values["baseline"]["draws"],
+        "tested_from": values["checkpoint"].get("tested_from") or 0,  # runs of version 0.1.0 have none
     }
 
 

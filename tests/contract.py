@@ -33,6 +33,7 @@ KEYS = (
     "target.batch_size",
     "optimizer.learning_rate",
     "engine.block_size",
+    "checkpoint.tested_from",
 )
 ENGINE_KEYS = {
     "sharded": ("engine.coordinator", "engine.num_processes", "engine.process_id"),

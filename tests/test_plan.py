@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_config import composed
 
-from kipx import arguments, calibration, checkpoints, checks, config, cost, evaluate, machine
+from kipx import arguments, calibration, checkpoints, checks, config, cost, evaluate, machine, track
 from kipx.architecture import fc
 from kipx.commands import distill, plan, plan_table
 from kipx.engine import Engine, Layout, blockwise, dense, sharded
@@ -71,10 +71,11 @@ def planned(values, folder):
     return plan.run(folder, config=values, began=0.0, **arguments.plan(values))
 
 
-@pytest.mark.parametrize("engine", ["blockwise", "sharded"])
-def test_a_plan_counts_what_a_run_does(engine, values, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("engine", "tested"), [("blockwise", [0, 1, 2, 3]), ("sharded", [0, 2, 3])])
+def test_a_plan_counts_what_a_run_does(engine, tested, values, tmp_path, monkeypatch):
     """The run's own engine and evaluation count themselves."""
-    chosen = values(f"engine={engine}", "plan.devices=3", "plan.calibration_s=0.01")
+    overrides = f"engine={engine}", f"checkpoint.tested_from={tested[1]}"
+    chosen = values(*overrides, "plan.devices=3", "plan.calibration_s=0.01")
     result = planned(chosen, tmp_path / "plan")
     assert json.loads((tmp_path / "plan" / "plan.json").read_text()) == {**result, "config": chosen}
     assert [path.name for path in (tmp_path / "plan").iterdir()] == ["plan.json"]
@@ -84,7 +85,7 @@ def test_a_plan_counts_what_a_run_does(engine, values, tmp_path, monkeypatch):
     monkeypatch.setattr(
         evaluate, "build", lambda *a, **k: lambda *xy: evaluations.append(0) or build_evaluation(*a, **k)(*xy)
     )
-    values_of_run = values(f"engine={engine}", command="distill")
+    values_of_run = values(*overrides, command="distill")
     run = arguments.distill(values_of_run)
     (member,) = run["members"]
 
@@ -99,6 +100,8 @@ def test_a_plan_counts_what_a_run_does(engine, values, tmp_path, monkeypatch):
     distill.run(tmp_path / "run", overrides=[], config=values_of_run, **run)
 
     assert result["counts"]["evaluations"] == len(evaluations)
+    rows = track.read(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "test_accuracy" in row] == tested
 
     def told(part):
         counts = [((c["name"], c["rows"], c["columns"]), int(c["times"])) for c in result["calls"][part]]

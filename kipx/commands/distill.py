@@ -39,6 +39,7 @@ class Problem(NamedTuple):
     evaluate: object  # (x_support, y_support) -> metrics
     draws: list  # natural support sets to compare with
     targets: tuple  # (x_train, y_train): all there are
+    tested_from: int  # of the steps that it stops at, the first to be tested
 
 
 def run(folder, *, steps, every_s, show, overrides, config, **posed):
@@ -81,6 +82,7 @@ def pose(
     batch_size,
     draws,
     every_s,
+    tested_from=0,
     available=None,
 ):
     """Decides all that a run works on, and refuses what cannot be run.
@@ -96,6 +98,7 @@ def pose(
       seed, steps, ridge, batch_size: integers >= 0, >= 0, a number > 0, and images in a batch of targets.
       draws: natural support sets in the closing comparison.
       every_s: seconds between checkpoints beside the scheduled ones.
+      tested_from: the first scheduled step to be tested; the start and the last step always are.
       available: kipx.machine.Memory that the run may take; None for what there is.
     Returns:
       Problem.
@@ -106,6 +109,7 @@ def pose(
     checks.integer("steps", steps, at_least=0)
     checks.integer("baseline.draws", draws, at_least=0)
     checks.positive("checkpoint.every_s", every_s)
+    checks.integer("checkpoint.tested_from", tested_from, at_least=0)
     if labels["learning_rate"] is not None:
         checks.positive("labels.learning_rate", labels["learning_rate"])
     rates = optimizer(steps), optimizer(steps, labels["learning_rate"]) if labels["learned"] else None
@@ -144,6 +148,7 @@ def pose(
         evaluate.remembering(sampled.evaluation(members, jnp.asarray(x_test), y_test, ridge=ridge)),
         [(x, support.one_hot(c, data.classes)) for x, c in sets],
         (x_train, y_train),
+        tested_from,
     )
 
 
@@ -205,7 +210,7 @@ def _steps(problem, keeper, steps, every_s, caught):
         for new, metrics in distill.run(state, problem.step, steps=steps):
             state, row = new, {"step": new.step, **metrics, "step_time_s": time.monotonic() - began}
             due = checkpoints.due(state.step, steps)
-            if due:
+            if due and (state.step >= problem.tested_from or state.step == steps):
                 row.update(problem.evaluate(state.images, state.labels))
             keeper.record(row)
             if due and state.step < steps:  # the last one is written below

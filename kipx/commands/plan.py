@@ -238,7 +238,8 @@ def _totals(parts, times, layouts, stages, traced, posed):
     kernel = {name: sum(_kernel_s(call, layouts, times) for call in part.calls) for name, part in parts.items()}
     step, evaluation = (kernel[name] + parts[name].rest_s for name in ("step", "evaluation"))
     stops = sum(checkpoints.due(step, steps) for step in range(steps + 1))
-    evaluations = stops + (steps > 0) + draws  # at the end the first support set again, and the natural draws
+    tested = sum(checkpoints.due(s, steps) for s in range(max(posed["tested_from"], 1), steps)) + 1 + (steps > 0)
+    evaluations = tested + (steps > 0) + draws  # at the end the first support set again, and the natural draws
     loop = steps * (step + traced["record"])
     saves = stops + int(loop / posed["every_s"])
     compiling = sum(t.first_s for t in times.values()) + sum(part.first_s for part in parts.values())
