@@ -3,13 +3,13 @@
 import importlib
 import os
 
-from kipx import artifacts, checks
+from kipx import centroids, checks, support
 from kipx.config import CALL, build
 from kipx.data import cache, folder
 from kipx.engine import sharded
+from kipx.finite import losses, network
 from kipx.sampled import Member, check
 
-MAY_CHANGE = ("steps", "engine", "logger")  # of a run that is resumed
 _DATASET = {"load": CALL, "pools": int, "path": str | None, "data_dir": str | None, "raw_dir": str | None}
 _KERNEL = {"architecture": CALL, "depth": int, "kind": str, "dtype": str, "backend": str}
 _FAMILY = {**_KERNEL, "members": {"*": {"weight": float, **_KERNEL}}}
@@ -42,6 +42,32 @@ LABEL_SOLVE = {
     "checkpoint": {"every_s": float},
 }
 PREPARE = {"dataset": _DATASET}
+TRANSFER = {
+    "run": str,
+    "step": int | None,
+    "seed": int,
+    "networks": int,
+    "baselines": list,
+    "dataset": _DATASET,
+    "preprocess": dict | None,
+    "network": {"architecture": CALL, "depth": int | None, "width": int, "parameterization": str, "normalization": str},
+    "trainer": {
+        "loss": str,
+        "label_scale": float,
+        "factor": float,
+        "momentum": float,
+        "l2": float,
+        "batch_size": int,
+        "steps": int,
+        "centred": bool,
+        "evaluations": int,
+        "validation": int,
+    },
+    "augment": CALL,
+    "checkpoint": {"every_s": float},
+    "resume": str | None,
+    "logger": {"progress": bool},
+}
 EVALUATE = {"run": str, "ridge": float, "dataset": _DATASET, "kernel": _KERNELS, "engine": CALL}
 
 
@@ -148,6 +174,34 @@ def plan(values):
     return {"posed": posed, "spread": spread, **values["plan"]}
 
 
+def transfer(values, distilled):
+    """Arguments of `kipx.commands.transfer.run`, built and thereby checked before anything is written."""
+    recipe = dict(values["trainer"])
+    evaluations, validation = recipe.pop("evaluations"), recipe.pop("validation")
+    loss = losses.build(recipe.pop("loss"), label_scale=recipe.pop("label_scale"))
+    known = {"natural": support.natural, "kmeans": centroids.kmeans, "herding": centroids.herding}
+    return {
+        "read": lambda data: distilled,
+        "load": lambda: build(values["dataset"]["load"], "dataset.load"),
+        "step": values["step"],
+        "baselines": {name: known[checks.one_of("baselines", name, tuple(known))] for name in values["baselines"]},
+        "augment": build(values["augment"], "augment"),
+        "networks": values["networks"],
+        "seed": values["seed"],
+        "recipe": {"network": _network(values["network"], distilled), "loss": loss, **recipe},
+        "evaluations": evaluations,
+        "validation": validation,
+        "every_s": values["checkpoint"]["every_s"],
+        "show": values["logger"]["progress"],
+    }
+
+
+def _network(section, distilled):
+    choices = {key: section[key] for key in ("width", "parameterization", "normalization")}
+    architecture = build(section["architecture"], "network.architecture")
+    return network(architecture, classes=distilled.labels.shape[1], **choices)
+
+
 def evaluate(values):
     """Arguments of `kipx.commands.evaluate.run`."""
     return {
@@ -161,60 +215,3 @@ def prepare(values):
     """Arguments of `kipx.commands.prepare.run`; name None for a data set that needs no preparing."""
     section = values["dataset"]
     return {"name": section["load"].get("name"), "data_dir": section["data_dir"], "raw_dir": section["raw_dir"]}
-
-
-def with_run(cfg, saved):
-    """The config of evaluate, what it leaves open filled from the run: data set, kernel, ridge."""
-    from omegaconf import OmegaConf
-
-    chosen = {key: value for key, value in OmegaConf.to_container(cfg).items() if value is not None}
-    data_dir = chosen.pop("dataset")["data_dir"] if "load" not in chosen["dataset"] else None
-    known = {key: saved.get(key) for key in ("dataset", "kernel", "ridge") if key not in chosen}
-    merged = OmegaConf.merge(known, chosen)
-    if data_dir is not None:
-        _find_data_in(merged, data_dir)
-    return merged
-
-
-def _find_data_in(cfg, data_dir):
-    """Points a resolved config to another folder of prepared data sets."""
-    cfg.dataset.data_dir = data_dir
-    if "data_dir" in cfg.dataset.load:
-        cfg.dataset.load.data_dir = data_dir
-
-
-def without_steps(cfg):
-    """The config of label-solve without what a debug file says of distill's steps."""
-    from omegaconf import OmegaConf
-
-    kept = {key: value for key, value in OmegaConf.to_container(cfg).items() if key not in ("steps", "baseline")}
-    return OmegaConf.create(kept)
-
-
-def resumed(cfg, overrides):
-    """The config of the run folder `cfg.resume`, with the overrides that a resumed run may have.
-
-    Beside MAY_CHANGE that is dataset.data_dir: prepared data may lie elsewhere.
-
-    Raises:
-      UserError: the folder is no run, or an override is of something other than steps, engine or logger.
-    """
-    from omegaconf import OmegaConf
-
-    saved = OmegaConf.create(artifacts.read_config(cfg.resume))
-    for override in overrides:
-        key = override.lstrip("+~").partition("=")[0]
-        group = key.partition(".")[0]
-        if group == "resume":
-            continue
-        if key == "dataset.data_dir":
-            _find_data_in(saved, cfg.dataset.data_dir)
-            continue
-        if group not in MAY_CHANGE:
-            raise checks.UserError(
-                f"resume: a run goes on with its own config; only {', '.join(MAY_CHANGE)} can change, got {override!r}"
-            )
-        if key != group and OmegaConf.select(saved, key) is None:
-            raise checks.UserError(f"resume: the run's {group} has no {key}; choose another with {group}=... first")
-        OmegaConf.update(saved, key, OmegaConf.select(cfg, key), merge=False)
-    return saved

@@ -39,6 +39,7 @@ class Distilled(NamedTuple):
       labels: (n, classes) float64, centred; learned labels are no classes, their largest entry names one.
       class_names: one for each class.
       preprocess: new (n, h, w, c) pixels -> float32, preprocessed as the training images were.
+      preprocessing: the fitted map itself, which also inverts.
       config: what was distilled from what: `dataset`, `kernel`, `ridge`, `seed`.
     """
 
@@ -47,6 +48,7 @@ class Distilled(NamedTuple):
     labels: np.ndarray
     class_names: tuple
     preprocess: Callable
+    preprocessing: Preprocessing
     config: dict
 
 
@@ -74,7 +76,8 @@ def load(path):
         )
     names = tuple(str(name) for name in arrays["class_names"])
     config = _parse(str(arrays["config"]), path)
-    return Distilled(images, preprocessing.invert(images), labels, names, preprocessing.apply, config)
+    pixels = preprocessing.invert(images)
+    return Distilled(images, pixels, labels, names, preprocessing.apply, preprocessing, config)
 
 
 def _read_npz(path):

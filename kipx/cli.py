@@ -3,6 +3,7 @@
 Nothing heavy is imported before a command runs, so that help and completion answer at once.
 """
 
+import os
 import pathlib
 import sys
 
@@ -15,6 +16,7 @@ HELP = """kipx distils data sets with the kernels of infinitely wide networks.
   kipx distill [overrides]       learn a small support set; alone: the demo, digits in under 90 seconds
   kipx label-solve [overrides]   solve for the labels that natural images should have
   kipx evaluate run=<folder>     the test accuracy of a distilled set, again or under another kernel
+  kipx transfer run=<folder>     that of finite networks trained on it, beside sets that nobody learned
   kipx plan [overrides]          what a distill with the same overrides will take: hours, memory, disk
   kipx prepare dataset=<name>    download a published data set, or take its files from dataset.raw_dir=<folder>
   kipx report run=<folder>       the runs in a folder as a table; table=table1 puts them beside the paper's
@@ -33,11 +35,11 @@ def distill(cfg):
 
 def label_solve(cfg):
     """Solves for labels, in the folder that Hydra opened or in the one to resume."""
-    from kipx import arguments
+    from kipx import arguments, merged
     from kipx.commands import label_solve as command
 
     if HydraConfig.get().runtime.choices["debug"] is not None:
-        cfg = arguments.without_steps(cfg)
+        cfg = merged.without_steps(cfg)
     _run_in_folder(command, cfg, arguments.LABEL_SOLVE, arguments.label_solve)
 
 
@@ -61,18 +63,34 @@ def plan(cfg):
 
 def evaluate(cfg):
     """Measures a distilled set again."""
-    from kipx import arguments, artifacts, config
+    from kipx import arguments, artifacts, config, merged
     from kipx.commands import evaluate as command
     from kipx.engine import hosts
 
     _start_jax()
     distilled = artifacts.load(cfg.run)
-    values = config.plain(arguments.with_run(cfg, distilled.config), arguments.EVALUATE)
+    values = config.plain(merged.with_run(cfg, distilled.config), arguments.EVALUATE)
     result = command.run(distilled, **arguments.evaluate(values))
     if hosts.leads():
         folder = pathlib.Path(HydraConfig.get().runtime.output_dir)
         artifacts.write_json(folder / "evaluation.json", {**values, **result})
         _print_table(*command.table(result, cfg.run))
+
+
+def transfer(cfg):
+    """Trains finite networks on a distilled set."""
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))  # networks are spread over devices
+    from kipx import arguments, artifacts, config, merged
+    from kipx.commands import transfer as command
+
+    _start_jax()
+    if HydraConfig.get().runtime.choices["debug"] is not None:
+        cfg = merged.tiny_transfer(cfg)
+    folder, overrides, cfg = _new_or_resumed(cfg)
+    distilled = artifacts.load(cfg.run)
+    values = config.plain(merged.with_set(cfg, distilled.config), arguments.TRANSFER)
+    summary = command.run(folder, overrides=overrides, config=values, **arguments.transfer(values, distilled))
+    _print_table(*command.table(folder, summary), columns=command.COLUMNS)
 
 
 def prepare(cfg):
@@ -100,6 +118,7 @@ COMMANDS = {
     "distill": distill,
     "label-solve": label_solve,
     "evaluate": evaluate,
+    "transfer": transfer,
     "plan": plan,
     "prepare": prepare,
     "report": report,
@@ -136,12 +155,12 @@ def _run_in_folder(command, cfg, schema, build):
 
 def _new_or_resumed(cfg):
     """(folder, overrides, config): of a new run, or of the one to resume, which has its overrides already."""
-    from kipx import arguments
+    from kipx import merged
 
     overrides = list(HydraConfig.get().overrides.task)
     if cfg.resume is None:
         return pathlib.Path(HydraConfig.get().runtime.output_dir), overrides, cfg
-    return pathlib.Path(cfg.resume), None, arguments.resumed(cfg, overrides)
+    return pathlib.Path(cfg.resume), None, merged.resumed(cfg, overrides)
 
 
 def _start_jax():

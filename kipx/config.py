@@ -90,6 +90,7 @@ def _check_type(path, value, expected):
     )
     if not fits:
         names = {int: "an integer", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+        names[list] = "a list"
         wanted = " or ".join(names.get(kind, str(kind)) for kind in kinds)
         raise checks.UserError(f"{path}: expected {wanted}, got {value!r}")
 

@@ -23,12 +23,7 @@ def natural(*, per_class: int):
     checks.integer("support.per_class", per_class, at_least=1)
 
     def draw(key, images, labels, classes):
-        counts = np.bincount(labels, minlength=classes)
-        if counts.min() < per_class:
-            raise checks.UserError(
-                f"support.per_class: expected at most {counts.min()}, the images of class {counts.argmin()}, "
-                f"got {per_class}"
-            )
+        check_counts(labels, classes, per_class)
         places = np.asarray(class_balanced(key, jnp.asarray(labels), per_class * classes))
         places = places[np.argsort(labels[places], kind="stable")]
         return jnp.asarray(images[places], jnp.float32), labels[places]
@@ -54,6 +49,16 @@ def noise(*, per_class: int):
 def one_hot(labels, classes):
     """(n, classes) float64 one-hot labels minus 1 / classes, the paper's centring."""
     return jnp.asarray(np.eye(classes)[np.asarray(labels)] - 1 / classes)
+
+
+def check_counts(labels, classes, per_class):
+    """Raises UserError where a class has fewer than `per_class` images."""
+    counts = np.bincount(labels, minlength=classes)
+    if counts.min() < per_class:
+        raise checks.UserError(
+            f"support.per_class: expected at most {counts.min()}, the images of class {counts.argmin()}, "
+            f"got {per_class}"
+        )
 
 
 @partial(jax.jit, static_argnames="size")

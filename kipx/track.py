@@ -46,22 +46,26 @@ def read(path):
 
 
 @contextlib.contextmanager
-def progress(total, *, done, show):
+def progress(total, *, done, show, title="distill", measured="test"):
     """Yields show_row(row): a live bar with loss, accuracy and time left, or plain lines where there is no terminal.
 
     Args:
       total: steps of the whole run.
       done: steps done before.
       show: False for silence.
+      title: the command.
+      measured: on which images accuracy is told: 'test' or 'validation'.
     """
-    console = Console(stderr=True)
+    console, accuracy = Console(stderr=True), f"{measured}_accuracy"
     if not show:
         yield lambda row: None
     elif not console.is_terminal:
-        yield lambda row: "test_accuracy" in row and console.print(_line(row, total), highlight=False, soft_wrap=True)
+        yield (
+            lambda row: accuracy in row and console.print(_line(row, total, measured), highlight=False, soft_wrap=True)
+        )
     else:
         columns = (
-            TextColumn("[bold]distill"),
+            TextColumn(f"[bold]{title}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.description}"),
@@ -73,12 +77,8 @@ def progress(total, *, done, show):
             task, test = bar.add_task("compiling", total=total, completed=done), [""]
 
             def show_row(row):
-                test[0] = f"test {row['test_accuracy']:.1%}" if "test_accuracy" in row else test[0]
-                loss = (
-                    f"loss {row['train_loss']:.4f} train {row['train_accuracy']:.1%}"
-                    if "train_loss" in row
-                    else "compiling"
-                )
+                test[0] = f"{measured} {row[accuracy]:.1%}" if accuracy in row else test[0]
+                loss = _loss(row, 4) or "compiling"
                 bar.update(task, completed=row["step"], description=f"{loss} {test[0]}")
 
             yield show_row
@@ -113,7 +113,12 @@ def counting(what, total, *, done, show, every_s=10.0):
             yield lambda n: bar.update(task, completed=n)
 
 
-def _line(row, total):
-    loss = f"  loss {row['train_loss']:.5f}  train {row['train_accuracy']:.1%}" if "train_loss" in row else ""
-    time = f"  {row['step_time_s']:.2f} s a step" if "step_time_s" in row else ""
-    return f"step {row['step']}/{total}{loss}  test {row['test_accuracy']:.1%}{time}"
+def _line(row, total, measured):
+    time = f"  {row['step_time_s']:.2g} s a step" if "step_time_s" in row else ""
+    accuracy = row[f"{measured}_accuracy"]
+    return f"step {row['step']}/{total}  {_loss(row, 5)}{measured} {accuracy:.1%}{time}"
+
+
+def _loss(row, digits):
+    loss = f"loss {row['train_loss']:.{digits}f}  " if "train_loss" in row else ""
+    return loss + (f"train {row['train_accuracy']:.1%}  " if "train_accuracy" in row else "")

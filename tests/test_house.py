@@ -22,12 +22,13 @@ LEVELS = [
         "kipx.cost",
         "kipx.calibration",
     ),
-    ("kipx.distill", "kipx.sampled"),
+    ("kipx.distill", "kipx.sampled", "kipx.finite", "kipx.centroids"),
     ("kipx.data", "kipx.artifacts", "kipx.checkpoints", "kipx.track", "kipx.machine"),
     ("kipx.report",),
-    ("kipx.commands", "kipx.config", "kipx.arguments", "kipx.app", "kipx.cli", "kipx.exits", "kipx.jobs", "kipx.sweep"),
+    ("kipx.commands", "kipx.config", "kipx.arguments", "kipx.merged"),
+    ("kipx.app", "kipx.cli", "kipx.exits", "kipx.jobs", "kipx.sweep"),
 ]
-NUMERIC = {"jax", "numpy", "optax", "flax", "jaxtyping", "neural_tangents", "numba", "ray", "dm_pix"}
+NUMERIC = {"jax", "numpy", "optax", "flax", "jaxtyping", "neural_tangents", "numba", "ray", "dm_pix", "sklearn"}
 ALONE = {
     "neural_tangents": "kipx.kernel.neural_tangents",
     "numba": "kipx.kernel.planes",

@@ -9,7 +9,7 @@ import optax
 import pytest
 from test_config import composed
 
-from kipx import arguments, artifacts, checks, config, distill, evaluate, objective, sampled, track
+from kipx import arguments, artifacts, checks, config, distill, evaluate, merged, objective, sampled, track
 from kipx.commands import distill as command
 from kipx.commands import evaluate as measure_again
 from kipx.engine import dense
@@ -97,7 +97,7 @@ def test_a_run_goes_on_bit_by_bit_and_is_evaluated_again(tiny_npz, tmp_path):
     assert {row["kernel"] for row in rows[1:]} == names
     assert {f"test_{what}_{name}" for what in ("accuracy", "mse") for name in names} <= whole.keys() & rows[-1].keys()
     distilled = artifacts.load(tmp_path / "whole")
-    cfg = arguments.with_run(composed("run=x", command="evaluate"), distilled.config)
+    cfg = merged.with_run(composed("run=x", command="evaluate"), distilled.config)
     again = measure_again.run(distilled, **arguments.evaluate(config.plain(cfg, arguments.EVALUATE)))
     assert again == {key: whole[key] for key in again}
     assert [row[0] for row in measure_again.table(again, tmp_path)[1][2:5]] == [f"under {n}" for n in sorted(names)]

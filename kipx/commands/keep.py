@@ -28,7 +28,7 @@ class Keeper(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_run(folder, start, *, steps, config, show, publish=lambda state: None):
+def open_run(folder, start, *, steps, config, show, publish=lambda state: None, **seen):
     """Opens the Keeper of a run folder; in a process that does not lead, of none.
 
     Args:
@@ -36,6 +36,7 @@ def open_run(folder, start, *, steps, config, show, publish=lambda state: None):
       start: distill.State, for its structure.
       steps: of the whole run; config: resolved, nested dicts; show: whether to show progress.
       publish: state -> None, as in Keeper.
+      **seen: title and measure of the progress, as for `kipx.track.progress`.
     Yields:
       Keeper; its state is the leading process's.
     Raises:
@@ -52,7 +53,7 @@ def open_run(folder, start, *, steps, config, show, publish=lambda state: None):
             raise checks.UserError(f"steps: expected at least {done}, the steps already done, got {steps}")
         artifacts.write_config(folder, config)  # not before the checkpoint has been accepted
         log = track.jsonl(folder, after=done)
-        with track.progress(steps, done=max(done, 0), show=show) as show_row:
+        with track.progress(steps, done=max(done, 0), show=show, **seen) as show_row:
 
             def record(row):
                 log(row)

@@ -1,0 +1,90 @@
+"""Configs that are made of two: what a command line says, and what the run says that it is about."""
+
+from kipx import artifacts, checks
+
+MAY_CHANGE = ("steps", "engine", "logger")  # of a run that is resumed
+
+
+def with_run(cfg, saved, keys=("dataset", "kernel", "ridge")):
+    """The config of evaluate, what it leaves open filled from the run: data set, kernel, ridge."""
+    from omegaconf import OmegaConf
+
+    chosen = {key: value for key, value in OmegaConf.to_container(cfg).items() if value is not None}
+    data_dir = chosen.pop("dataset")["data_dir"] if "load" not in chosen["dataset"] else None
+    known = {key: saved.get(key) for key in keys if key not in chosen}
+    merged = OmegaConf.merge(known, chosen)
+    if data_dir is not None:
+        _find_data_in(merged, data_dir)
+    return merged
+
+
+def with_set(cfg, saved):
+    """The config of transfer, what it leaves open filled from the run: data set and architecture."""
+    from omegaconf import OmegaConf
+
+    merged = with_run(cfg, saved, keys=("dataset",))
+    for key in ("step", "resume", "preprocess"):  # null says something here
+        merged.setdefault(key, None)
+    if merged.network.get("architecture") is None:
+        kernel = saved["kernel"]
+        if "members" in kernel:
+            raise checks.UserError(
+                f"network: the set was distilled with several kernels, {', '.join(kernel['members'])}; "
+                "name an architecture, such as network=convnet"
+            )
+        merged.network.architecture = OmegaConf.create(kernel["architecture"])
+    return merged
+
+
+def tiny_transfer(cfg):
+    """The config of transfer as short as debug=tiny asks for; of that file nothing else is transfer's."""
+    from omegaconf import OmegaConf
+
+    short = {"steps": 20, "evaluations": 2, "validation": 50}
+    own = without_steps(cfg)
+    own.pop("target")
+    return OmegaConf.merge(own, {"networks": 2, "network": {"width": 8}, "trainer": short})
+
+
+def _find_data_in(cfg, data_dir):
+    """Points a resolved config to another folder of prepared data sets."""
+    cfg.dataset.data_dir = data_dir
+    if "data_dir" in cfg.dataset.load:
+        cfg.dataset.load.data_dir = data_dir
+
+
+def without_steps(cfg):
+    """The config of label-solve without what a debug file says of distill's steps."""
+    from omegaconf import OmegaConf
+
+    kept = {key: value for key, value in OmegaConf.to_container(cfg).items() if key not in ("steps", "baseline")}
+    return OmegaConf.create(kept)
+
+
+def resumed(cfg, overrides):
+    """The config of the run folder `cfg.resume`, with the overrides that a resumed run may have.
+
+    Beside MAY_CHANGE that is dataset.data_dir: prepared data may lie elsewhere.
+
+    Raises:
+      UserError: the folder is no run, or an override is of something other than steps, engine or logger.
+    """
+    from omegaconf import OmegaConf
+
+    saved = OmegaConf.create(artifacts.read_config(cfg.resume))
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        group = key.partition(".")[0]
+        if group == "resume":
+            continue
+        if key == "dataset.data_dir":
+            _find_data_in(saved, cfg.dataset.data_dir)
+            continue
+        if group not in MAY_CHANGE:
+            raise checks.UserError(
+                f"resume: a run goes on with its own config; only {', '.join(MAY_CHANGE)} can change, got {override!r}"
+            )
+        if key != group and OmegaConf.select(saved, key) is None:
+            raise checks.UserError(f"resume: the run's {group} has no {key}; choose another with {group}=... first")
+        OmegaConf.update(saved, key, OmegaConf.select(cfg, key), merge=False)
+    return saved
