@@ -183,7 +183,6 @@ def transfer(values, distilled):
     return {
         "read": lambda data: distilled,
         "load": lambda: build(values["dataset"]["load"], "dataset.load"),
-        "step": values["step"],
         "baselines": {name: known[checks.one_of("baselines", name, tuple(known))] for name in values["baselines"]},
         "augment": build(values["augment"], "augment"),
         "networks": values["networks"],

@@ -52,24 +52,25 @@ class Distilled(NamedTuple):
     config: dict
 
 
-def load(path):
+def load(path, *, step=None):
     """Reads a distilled set.
 
     Args:
       path: a run folder, or a support.npz.
+      step: a checkpoint of the run folder, whose images and labels are taken; None for its last.
     Returns:
       Distilled.
     Raises:
       UserError: no such file, torn, or not one of kipx's. Nothing is ever unpickled.
     """
-    path = pathlib.Path(path)
+    folder, path = path, pathlib.Path(path)
     if path.is_dir():
         path = path / SUPPORT
     if not path.is_file():
         raise checks.UserError(f"run: expected a run folder with {SUPPORT} or an npz, got {path}")
     arrays = _read_npz(path)
     preprocessing = Preprocessing(*(arrays[_PREFIX + field] for field in Preprocessing._fields))
-    images, labels = arrays["images"], arrays["labels"]
+    images, labels = (arrays["images"], arrays["labels"]) if step is None else _at(folder, step)
     if images.ndim != 4 or labels.shape != (len(images), len(arrays["class_names"])) or not np.isfinite(images).all():
         raise checks.UserError(
             f"{path}: expected finite images (n, h, w, c), labels (n, classes), got {images.shape} and {labels.shape}"
@@ -78,6 +79,12 @@ def load(path):
     config = _parse(str(arrays["config"]), path)
     pixels = preprocessing.invert(images)
     return Distilled(images, pixels, labels, names, preprocessing.apply, preprocessing, config)
+
+
+def _at(folder, step):
+    from kipx import checkpoints  # orbax takes a second
+
+    return checkpoints.support_at(folder, step)
 
 
 def _read_npz(path):

@@ -67,6 +67,33 @@ def save(manager, state, *, config_hash):
         manager.save(state.step, args=ocp.args.Composite(**items), force=True)
 
 
+def support_at(folder, step):
+    """The support set that a run had at one of its checkpoints.
+
+    Args:
+      folder: the run folder.
+      step: of a checkpoint that was kept: those at the paper's steps, and the last.
+    Returns:
+      (images (n, h, w, c) float32, labels (n, classes) float64), as distilled.
+    Raises:
+      UserError: the run has no checkpoint at that step, or it cannot be read.
+    """
+    if not (pathlib.Path(folder) / "checkpoints").is_dir():
+        raise checks.UserError(f"step: expected a run folder with checkpoints, got {folder}")
+    with open_manager(folder) as manager:
+        kept = manager.all_steps()
+        if step not in kept:
+            raise checks.UserError(f"step: expected a checkpoint of {folder}, one of {sorted(kept)}, got {step}")
+        try:
+            state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise checks.UserError(
+                f"step: checkpoint {step} of {folder} cannot be read ({reason}); take another"
+            ) from error
+    return np.asarray(state["images"]), np.asarray(state["labels"])
+
+
 def restore(manager, like, *, config_hash):
     """The latest saved state, in the structure of `like`; None if nothing was saved yet.
 

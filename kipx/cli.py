@@ -35,11 +35,9 @@ def distill(cfg):
 
 def label_solve(cfg):
     """Solves for labels, in the folder that Hydra opened or in the one to resume."""
-    from kipx import arguments, merged
+    from kipx import arguments
     from kipx.commands import label_solve as command
 
-    if HydraConfig.get().runtime.choices["debug"] is not None:
-        cfg = merged.without_steps(cfg)
     _run_in_folder(command, cfg, arguments.LABEL_SOLVE, arguments.label_solve)
 
 
@@ -84,10 +82,8 @@ def transfer(cfg):
     from kipx.commands import transfer as command
 
     _start_jax()
-    if HydraConfig.get().runtime.choices["debug"] is not None:
-        cfg = merged.tiny_transfer(cfg)
-    folder, overrides, cfg = _new_or_resumed(cfg)
-    distilled = artifacts.load(cfg.run)
+    folder, overrides, cfg = _new_or_resumed(cfg, merged.TRANSFER_MAY_CHANGE)
+    distilled = artifacts.load(cfg.run, step=cfg.step)
     values = config.plain(merged.with_set(cfg, distilled.config), arguments.TRANSFER)
     summary = command.run(folder, overrides=overrides, config=values, **arguments.transfer(values, distilled))
     _print_table(*command.table(folder, summary), columns=command.COLUMNS)
@@ -153,14 +149,14 @@ def _run_in_folder(command, cfg, schema, build):
         _print_table(*command.table(folder, summary))
 
 
-def _new_or_resumed(cfg):
+def _new_or_resumed(cfg, *may_change):
     """(folder, overrides, config): of a new run, or of the one to resume, which has its overrides already."""
     from kipx import merged
 
     overrides = list(HydraConfig.get().overrides.task)
     if cfg.resume is None:
         return pathlib.Path(HydraConfig.get().runtime.output_dir), overrides, cfg
-    return pathlib.Path(cfg.resume), None, merged.resumed(cfg, overrides)
+    return pathlib.Path(cfg.resume), None, merged.resumed(cfg, overrides, *may_change)
 
 
 def _start_jax():

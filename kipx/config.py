@@ -19,7 +19,8 @@ def plain(cfg, schema):
       schema: {key: type or nested schema} of what stands beside the sections with a `_target_`; a tuple of schemas is
         for a section of several kinds, and {'*': schema} for one whose keys are the user's.
     Returns:
-      Nested dicts of plain values.
+      Nested dicts of plain values. With `debug`, which the files of conf/debug/ set, what the schema lacks is left out:
+      they are for several commands.
     Raises:
       UserError: an unknown or missing key, a wrong type, or a `_target_` that is not kipx's own.
     """
@@ -30,6 +31,8 @@ def plain(cfg, schema):
         values = OmegaConf.to_container(OmegaConf.create(cfg), resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise checks.UserError(f"config: {str(error).splitlines()[0]}") from error
+    if values.pop("debug", False):
+        values = {key: value for key, value in values.items() if key in schema}
     _check(values, schema, "")
     return values
 

@@ -3,6 +3,7 @@
 from kipx import artifacts, checks
 
 MAY_CHANGE = ("steps", "engine", "logger")  # of a run that is resumed
+TRANSFER_MAY_CHANGE = ("logger",)
 
 
 def with_run(cfg, saved, keys=("dataset", "kernel", "ridge")):
@@ -36,16 +37,6 @@ def with_set(cfg, saved):
     return merged
 
 
-def tiny_transfer(cfg):
-    """The config of transfer as short as debug=tiny asks for; of that file nothing else is transfer's."""
-    from omegaconf import OmegaConf
-
-    short = {"steps": 20, "evaluations": 2, "validation": 50}
-    own = without_steps(cfg)
-    own.pop("target")
-    return OmegaConf.merge(own, {"networks": 2, "network": {"width": 8}, "trainer": short})
-
-
 def _find_data_in(cfg, data_dir):
     """Points a resolved config to another folder of prepared data sets."""
     cfg.dataset.data_dir = data_dir
@@ -53,21 +44,13 @@ def _find_data_in(cfg, data_dir):
         cfg.dataset.load.data_dir = data_dir
 
 
-def without_steps(cfg):
-    """The config of label-solve without what a debug file says of distill's steps."""
-    from omegaconf import OmegaConf
-
-    kept = {key: value for key, value in OmegaConf.to_container(cfg).items() if key not in ("steps", "baseline")}
-    return OmegaConf.create(kept)
-
-
-def resumed(cfg, overrides):
+def resumed(cfg, overrides, may_change=MAY_CHANGE):
     """The config of the run folder `cfg.resume`, with the overrides that a resumed run may have.
 
-    Beside MAY_CHANGE that is dataset.data_dir: prepared data may lie elsewhere.
+    Beside may_change that is dataset.data_dir: prepared data may lie elsewhere.
 
     Raises:
-      UserError: the folder is no run, or an override is of something other than steps, engine or logger.
+      UserError: the folder is no run, or an override is of something that may not change.
     """
     from omegaconf import OmegaConf
 
@@ -80,9 +63,9 @@ def resumed(cfg, overrides):
         if key == "dataset.data_dir":
             _find_data_in(saved, cfg.dataset.data_dir)
             continue
-        if group not in MAY_CHANGE:
+        if group not in may_change:
             raise checks.UserError(
-                f"resume: a run goes on with its own config; only {', '.join(MAY_CHANGE)} can change, got {override!r}"
+                f"resume: a run goes on with its own config; only {', '.join(may_change)} can change, got {override!r}"
             )
         if key != group and OmegaConf.select(saved, key) is None:
             raise checks.UserError(f"resume: the run's {group} has no {key}; choose another with {group}=... first")

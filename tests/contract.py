@@ -1,16 +1,18 @@
 """The names that are relied on from outside, as far as they exist; a name once here stays."""
 
-COMMANDS = ("distill", "label-solve", "evaluate", "plan", "prepare", "report")
+COMMANDS = ("distill", "label-solve", "evaluate", "transfer", "plan", "prepare", "report")
 GROUPS = {
     "dataset": ("digits", "mnist", "fashion_mnist", "svhn_cropped", "cifar10", "cifar100", "npz"),
     "preprocess": ("standardize", "zca"),
     "kernel": ("convnet", "convnet3", "convvec", "fc", "myrtle", "sampled"),
-    "support": ("natural", "noise"),
+    "support": ("natural", "noise", "kmeans", "herding"),
     "labels": ("fixed", "learned"),
     "form": ("least_norm", "notebook"),
     "augment": ("none", "grayscale", "rgb"),
     "engine": ("dense", "blockwise", "sharded", "pool"),
     "optimizer": ("adam", "sgd"),
+    "network": ("own", "convnet", "convnet3", "convvec", "fc", "myrtle"),
+    "trainer": ("sgd",),
     "logger": ("local", "none"),
     "debug": ("tiny",),
     "experiment": ("cifar10_fc1", "digits_fixed_labels", "mnist_kip_10", "fashion_mnist_kip_10", "cifar10_kip_10"),
@@ -51,6 +53,32 @@ FILES = (
     "support.png",
     "manifest.json",
     "summary.json",
+)
+TRANSFER_FILES = (
+    "config.yaml",
+    "overrides.yaml",
+    "environment.json",
+    "metrics.jsonl",
+    "checkpoints",
+    "manifest.json",
+    "summary.json",
+)
+TRANSFER_KEYS = (
+    "run",
+    "step",
+    "seed",
+    "networks",
+    "baselines",
+    "network.width",
+    "network.parameterization",
+    "network.normalization",
+    "trainer.loss",
+    "trainer.label_scale",
+    "trainer.factor",
+    "trainer.l2",
+    "trainer.steps",
+    "augment.rate",
+    "resume",
 )
 LABEL_SOLVE_FILES = (*(set(FILES) - {"checkpoints"}), "label_solve.npz")
 LABEL_SOLVE_KEYS = (

@@ -29,8 +29,8 @@ def options():
 
 
 def distilled_with():
-    """The options but for those of label-solve alone."""
-    return [(group, option) for group, option in options() if group != "form"]
+    """The options but for those of label-solve and transfer alone."""
+    return [(group, option) for group, option in options() if group not in ("form", "network", "trainer")]
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,8 @@ def test_the_contract_is_what_there_is():
             assert OmegaConf.select(composed(f"engine={engine}"), key, default="absent") != "absent", key
     for key in contract.LABEL_SOLVE_KEYS:
         assert OmegaConf.select(composed(command="label-solve"), key, default="absent") != "absent", key
+    for key in contract.TRANSFER_KEYS:
+        assert OmegaConf.select(composed("run=x", command="transfer"), key, default="absent") != "absent", key
     for key in (*contract.KEYS, *contract.PLAN_KEYS):
         assert OmegaConf.select(composed(command="plan"), key, default="absent") != "absent", key
     assert composed("dataset=npz", "dataset.path=x.npz").dataset.path == "x.npz"

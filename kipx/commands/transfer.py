@@ -1,6 +1,5 @@
 """kipx transfer: how well finite networks train on a distilled set, beside sets that nobody learned."""
 
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -8,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kipx import artifacts, checks, support
+from kipx import artifacts, checks, support, track
 from kipx.commands import keep, stop, training
 from kipx.finite import train
+from kipx.kernel.layers import check_images
 
 DISTILLED = "distilled"
 
@@ -25,6 +25,7 @@ class Problem(NamedTuple):
     span: int  # steps until there are other versions
     validation: tuple  # (images, classes) to choose by
     test: tuple  # (images, classes), read once
+    preprocessing: str  # what the images went through
 
 
 def run(folder, *, networks, seed, recipe, evaluations, every_s, show, overrides, config, **posed):
@@ -46,11 +47,12 @@ def run(folder, *, networks, seed, recipe, evaluations, every_s, show, overrides
     checks.integer("networks", networks, at_least=1)
     checks.integer("trainer.evaluations", evaluations, at_least=1)
     checks.positive("checkpoint.every_s", every_s)
-    problem = pose(seed=seed, **posed)
+    trainer, steps = train.build(**recipe), recipe["steps"]
+    problem = pose(seed=checks.integer("seed", seed, at_least=0), **posed)
+    check_images(recipe["network"].architecture, *[problem.x.shape[1:]] * 2)
     if overrides is not None:
         artifacts.create(folder, config=config, overrides=overrides)
-    trainer, steps = train.build(**recipe), recipe["steps"]
-    start = training.start(trainer, problem, networks, jax.random.key(checks.integer("seed", seed, at_least=0)))
+    start = training.start(trainer, problem, networks, jax.random.key(seed))
     seen = {"title": "transfer", "measured": "validation"}
     opened = keep.open_run(folder, start, steps=steps, config=config, show=show, **seen)
     with stop.signals() as caught, opened as keeper, stop.resumable("transfer", folder):
@@ -58,13 +60,12 @@ def run(folder, *, networks, seed, recipe, evaluations, every_s, show, overrides
     return _conclude(pathlib.Path(folder), trainer, problem, last, config)
 
 
-def pose(*, read, load, step, baselines, augment, validation, seed):
+def pose(*, read, load, baselines, augment, validation, seed):
     """Decides what networks are trained on and measured with.
 
     Args:
       read: Dataset -> kipx.artifacts.Distilled.
       load: () -> Dataset.
-      step: a checkpoint of the run that distilled, whose set is taken; None for its last set.
       baselines: {name: builder as in `kipx.support`} of sets of the same size, made of training images.
       augment: from `kipx.augment`.
       validation: >= 1, training images held out to choose by, at most a fifth of them; the distillation may have seen
@@ -104,6 +105,7 @@ def pose(*, read, load, step, baselines, augment, validation, seed):
         span,
         (jnp.asarray(distilled.preprocess(data.x_train[held])), data.y_train[held]),
         (jnp.asarray(distilled.preprocess(data.x_test)), data.y_test),
+        "zca" if distilled.preprocessing.whitening.size else "standardize",
     )
 
 
@@ -126,9 +128,11 @@ def _conclude(folder, trainer, problem, last, config):
         **{key: of[key] for key in ("loss", "label_scale", "factor", "l2", "centred", "steps", "batch_size")},
         "augment": config["augment"]["rate"],
         "run": config["run"],
+        "step": config["step"],
+        **_said_by_the_kernel(config["run"], config["step"]),
         "images": problem.x.shape[1],
         "seed": config["seed"],
-        "preprocess": config["preprocess"],
+        "preprocessing": problem.preprocessing,
         "sets": {
             name: {
                 "test_accuracy": float(own.mean()),
@@ -161,10 +165,11 @@ def network_name(section):
 
 def table(folder, summary):
     """Title, rows and closing line of the table that a run ends with; accuracies in percent."""
+    augmented = f", {summary['augment']:.0%} augmented" if summary["augment"] else ""
     title = (
         f"{summary['network']}, width {summary['width']}, {summary['parameterization']} parameterization, "
-        f"normalization {summary['normalization']}; {summary['loss']}, label scale {summary['label_scale']:g}, "
-        f"{summary['steps']} steps; seed {summary['seed']}"
+        f"normalization {summary['normalization']}; {summary['images']} images, {summary['preprocessing']}{augmented}; "
+        f"{summary['loss']}, label scale {summary['label_scale']:g}, {summary['steps']} steps; seed {summary['seed']}"
     )
     rows = []
     for name, one in summary["sets"].items():
@@ -173,14 +178,17 @@ def table(folder, summary):
         low, high = min(one["learning_rates"]), max(one["learning_rates"])
         rates = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
         rows.append((name, f"{one['test_accuracy']:.1%}{spread}", f"{count}", f"{one['chosen_step']}", rates))
-    return title, rows, f"{_kernel(summary['run'])}run folder: {folder}"
+    said = summary.get("kernel_test_accuracy")
+    kernel = "" if said is None else f"kernel ridge regression from the set: {said:.1%}\n"
+    return title, rows, f"{kernel}run folder: {folder}"
 
 
-def _kernel(run):
-    """What the run itself said of its set, if it is a run."""
-    own = pathlib.Path(run) / "summary.json"
-    said = json.loads(own.read_text())["test_accuracy"] if own.is_file() else None
-    return "" if said is None else f"kernel ridge regression from the set: {said:.1%}\n"
+def _said_by_the_kernel(run, step):
+    """The test accuracy that the run itself measured, of its last set or at a step; nothing if it is no run."""
+    metrics = pathlib.Path(run) / artifacts.METRICS
+    rows = track.read(metrics) if metrics.is_file() else []
+    said = [row["test_accuracy"] for row in rows if "test_accuracy" in row and step in (None, row["step"])]
+    return {"kernel_test_accuracy": said[-1]} if said else {}
 
 
 COLUMNS = ("set", ">test accuracy", ">networks", ">chosen step", ">learning rate")

@@ -64,6 +64,11 @@ class Network(nn.Module):
     scaled: bool
     normalization: str
 
+    @property
+    def architecture(self):
+        """The tuple that it was made of."""
+        return (*self.hidden, self.last)
+
     def setup(self):
         """Two parts, so that features can be had alone."""
         self.body = Body(self.hidden, self.width, self.scaled, self.normalization)

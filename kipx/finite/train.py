@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
+from kipx import checks
 from kipx.finite.empirical import largest_curvature
 
 IMAGES_FOR_THE_RATE = 50
@@ -61,9 +62,17 @@ def build(network, loss, *, factor, momentum, l2, batch_size, steps, centred=Fal
       centred: whether a network's outputs at its start are taken off its outputs.
     Returns:
       Trainer, its functions jitted.
+    Raises:
+      UserError: a number out of its range.
     Source: paper section 3.3; the authors' nn_training notebook, which finds the stable rate on validation images.
       Images that were learned can be far larger than those, and then it is not stable. Centring: RFAD, Loo et al. 2022.
     """
+    checks.positive("trainer.factor", factor)
+    if checks.not_negative("trainer.momentum", momentum) >= 1:
+        raise checks.UserError(f"trainer.momentum: expected a number from 0 to below 1, got {momentum}")
+    checks.not_negative("trainer.l2", l2)
+    checks.integer("trainer.batch_size", batch_size, at_least=1)
+    checks.integer("trainer.steps", steps, at_least=1)
     fall = optax.cosine_decay_schedule(-1.0, steps)
     rule = optax.chain(optax.add_decayed_weights(l2), optax.trace(momentum), optax.scale_by_schedule(fall))
     apply = partial(_outputs, network)
