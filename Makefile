@@ -1,5 +1,5 @@
 # make demo and make test do all the set-up, on a machine with git, make and Python >= 3.11.
-.PHONY: demo test test-slow lint lock agreement accuracy bench bench-engines bench-plan docs clean
+.PHONY: demo test test-slow lint lock agreement accuracy bench bench-engines bench-plan bench-transfer docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -33,6 +33,9 @@ bench-engines: $(VENV)/installed
 
 bench-plan: $(VENV)/installed
 	$(BIN)/python benchmarks/plan.py docs/results/plan.json docs/scaling.md
+
+bench-transfer: $(VENV)/installed
+	$(BIN)/python benchmarks/transfer.py docs/results/transfer_speed.json docs/transfer_speed.md
 
 docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'

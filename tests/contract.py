@@ -15,7 +15,14 @@ GROUPS = {
     "trainer": ("sgd",),
     "logger": ("local", "none"),
     "debug": ("tiny",),
-    "experiment": ("cifar10_fc1", "digits_fixed_labels", "mnist_kip_10", "fashion_mnist_kip_10", "cifar10_kip_10"),
+    "experiment": (
+        "cifar10_fc1",
+        "digits_fixed_labels",
+        "mnist_kip_10",
+        "fashion_mnist_kip_10",
+        "cifar10_kip_10",
+        "cifar10_kip_fc",
+    ),
 }
 KEYS = (
     "seed",

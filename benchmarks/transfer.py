@@ -1,0 +1,191 @@
+"""Measures the training of finite networks beside a plain Flax loop, all sides alternating in one run.
+
+    python benchmarks/transfer.py docs/results/transfer_speed.json docs/transfer_speed.md      (`make bench-transfer`)
+
+The plain loop is what one would write: `flax.linen.Conv`, `optax.sgd`, a jitted step, a Python loop over steps. Each
+side is a process of its own that waits for its turn and then takes some steps of a ConvNet on ten images.
+"""
+
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+ROUNDS, TURN_S, TOGETHER = 7, 1.5, 4
+CASES = {  # name: (image, pools, width)
+    "8x8, width 16": ((8, 8, 1), 2, 16),
+    "8x8, width 64": ((8, 8, 1), 2, 64),
+    "8x8, width 256": ((8, 8, 1), 2, 256),
+    "28x28, width 16": ((28, 28, 1), 3, 16),
+    "28x28, width 64": ((28, 28, 1), 3, 64),
+}
+SIDES = ("plain", "alone", "together")
+RECIPE = {"momentum": 0.9, "l2": 1e-3, "batch_size": 100, "steps": 10**6}
+
+
+def plain(shape, depth, width):
+    """steps -> None: a Flax loop."""
+    import flax.linen as nn
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.Conv(width, (3, 3))(x))
+            for _ in range(depth):
+                x = nn.avg_pool(nn.relu(nn.Conv(width, (3, 3))(x)), (2, 2), (2, 2))
+            return nn.Dense(10)(x.reshape(len(x), -1))
+
+    net, (x, y) = Net(), data(shape)
+    rule = optax.chain(optax.add_decayed_weights(RECIPE["l2"]), optax.sgd(1e-3, RECIPE["momentum"]))
+    parameters = net.init(jax.random.key(0), x)
+    state = [parameters, rule.init(parameters)]
+
+    @jax.jit
+    def step(parameters, optimizer):
+        gradient = jax.grad(lambda p: 0.5 * jnp.mean((net.apply(p, x) - y) ** 2))(parameters)
+        updates, optimizer = rule.update(gradient, optimizer, parameters)
+        return optax.apply_updates(parameters, updates), optimizer
+
+    def take(steps):
+        for _ in range(steps):
+            state[:] = step(*state)
+        jax.block_until_ready(state)
+
+    return take
+
+
+def ours(shape, depth, width, count):
+    """steps -> None: that many networks in one call."""
+    import jax
+    import jax.numpy as jnp
+
+    from kipx.architecture import convnet
+    from kipx.finite import losses, network, train
+
+    x, y = data(shape)
+    trainer = train.build(
+        network(convnet(depth=depth), width=width), losses.build("mse", label_scale=1.0), factor=0.01, **RECIPE
+    )
+    state = [trainer.start(jnp.zeros(count, int), jax.random.split(jax.random.key(0), count), x[None], y[None])]
+
+    def take(steps):
+        state[0], losses_ = trainer.advance(state[0], x[None, None], y[None], 0, steps)
+        jax.block_until_ready(losses_)
+
+    return take
+
+
+def data(shape):
+    import jax.numpy as jnp
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    return (jnp.asarray(rng.normal(size=(10, *size)), jnp.float32) for size in (shape, (10,)))
+
+
+def serve(side):
+    """Times some steps of a case for every line on stdin; answers with milliseconds a step and network."""
+    os.environ["JAX_NUM_CPU_DEVICES"] = str(1 if side == "plain" else os.cpu_count())
+    takers = {}
+    for line in sys.stdin:
+        case = line.strip()
+        if case not in takers:
+            makers = {"plain": plain, "alone": lambda *a: ours(*a, 1), "together": lambda *a: ours(*a, TOGETHER)}
+            take = makers[side](*CASES[case])
+            take(2)
+            began = time.perf_counter()
+            take(3)
+            takers[case] = take, max(3, int(TURN_S / ((time.perf_counter() - began) / 3)))
+        take, steps = takers[case]
+        began = time.perf_counter()
+        take(steps)
+        networks = TOGETHER if side == "together" else 1
+        print(1e3 * (time.perf_counter() - began) / steps / networks, flush=True)
+
+
+def measure():
+    """{case: {side: milliseconds of every round}}, the sides in turn."""
+    servers = {
+        side: subprocess.Popen(
+            [sys.executable, __file__, "--serve", side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for side in SIDES
+    }
+    found = {case: {side: [] for side in SIDES} for case in CASES}
+    for case in CASES:
+        for _ in range(ROUNDS):
+            for side, server in servers.items():
+                server.stdin.write(case + "\n")
+                server.stdin.flush()
+                found[case][side].append(float(server.stdout.readline()))
+        print(case, {side: round(statistics.median(times), 3) for side, times in found[case].items()}, flush=True)
+    for server in servers.values():
+        server.stdin.close()
+        server.wait()
+    return found
+
+
+def ratios(times, over, under):
+    """Median and range of the ratio of two sides, round by round."""
+    each = [a / b for a, b in zip(times[over], times[under], strict=True)]
+    return f"{statistics.median(each):.1f} ({min(each):.1f}-{max(each):.1f})"
+
+
+def page(result):
+    rows = [
+        f"| {case} | {' | '.join(f'{statistics.median(times[side]):.3g}' for side in SIDES)} | "
+        f"{ratios(times, 'plain', 'alone')} | {ratios(times, 'alone', 'together')} |"
+        for case, times in result["times_ms"].items()
+    ]
+    return f"""# How fast finite networks train
+
+{result["cpu"]}, {result["cores"]} cores; JAX {result["jax"]}, Flax {result["flax"]}; {ROUNDS} rounds of {TURN_S} s each.
+Written by `make bench-transfer` from [results/transfer_speed.json](results/transfer_speed.json).
+
+A step of SGD with momentum of a ConvNet on ten images. *Plain*: a Flax loop as one would write it, `flax.linen.Conv`,
+`optax.sgd`, a jitted step. *Alone*: `kipx.finite`, one network. *Together*: {TOGETHER} networks in one call, as
+`kipx transfer` runs its seeds and sets; the time is per network. All sides in turn; medians, and ratios with the
+smallest and the largest.
+
+| ConvNet | plain, ms | alone, ms | together, ms a network | plain / alone | alone / together |
+|---|--:|--:|--:|--:|--:|
+{chr(10).join(rows)}
+
+Two things make the difference on a CPU. XLA's gradient of a convolution with respect to its weights is slow there, so
+kipx forms the windows of an image and multiplies them as a matrix (on other devices it calls the library). And a step
+of a small network is too little work for two cores: kipx gives each core networks of its own. A stretch of steps is
+one call, without the host.
+"""
+
+
+def main(path_json, path_page):
+    import flax
+    import jax
+
+    result = {
+        "command": "make bench-transfer",
+        "cpu": cpu(),
+        "cores": os.cpu_count(),
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+        "load_average_before": os.getloadavg()[0],
+        "times_ms": measure(),
+    }
+    pathlib.Path(path_json).write_text(json.dumps(result, indent=1) + "\n")
+    pathlib.Path(path_page).write_text(page(result))
+
+
+def cpu():
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    serve(sys.argv[2]) if sys.argv[1] == "--serve" else main(*sys.argv[1:])
