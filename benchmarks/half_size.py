@@ -1,4 +1,4 @@
-"""Writes a published data set at half its size, each pixel the mean of 2x2, for trials of settings at a tenth of the cost.
+"""Writes a published data set at half its size, each pixel the mean of 2x2: a trial then costs about a tenth.
 
 python benchmarks/half_size.py mnist <folder of its published files> data/mnist14.npz
 python benchmarks/half_size.py cifar10 <folder of its published files> data/cifar16.npz

@@ -146,7 +146,7 @@ def page(result):
     ]
     return f"""# How fast finite networks train
 
-{result["cpu"]}, {result["cores"]} cores; JAX {result["jax"]}, Flax {result["flax"]}; {ROUNDS} rounds of {TURN_S} s each.
+{result["cpu"]}, {result["cores"]} cores; JAX {result["jax"]}, Flax {result["flax"]}; {ROUNDS} rounds.
 Written by `make bench-transfer` from [results/transfer_speed.json](results/transfer_speed.json).
 
 A step of SGD with momentum of a ConvNet on ten images. *Plain*: a Flax loop as one would write it, `flax.linen.Conv`,

@@ -93,7 +93,7 @@ def test_the_chosen_networks_are_those_of_the_chosen_step(transfer):
 def test_every_network_trains(transfer, option):
     depth = [] if option in ("own", "myrtle") else ["network.depth=1"]
     summary = transfer("run", f"network={option}", *depth, "trainer=sgd", "trainer.steps=2", "baselines=[]")
-    assert summary["network"].startswith("convnet" if option in ("own", "convnet3") else option)
+    assert summary["network"].startswith("convnet " if option == "own" else f"{option} ")
 
 
 @pytest.mark.parametrize(
@@ -120,15 +120,18 @@ def test_a_stopped_training_goes_on_to_the_same_bits(transfer, monkeypatch, opti
     transfer("whole", *options)
     measure = training._measure
 
-    def interrupted(trainer, problem, state, keeper, more):
-        if state.step == 10:
+    due = [10]
+
+    def interrupted(trainer, problem, state, *rest):
+        if state.step in due:
             os.kill(os.getpid(), signal.SIGTERM)
-        return measure(trainer, problem, state, keeper, more)
+            due.clear()
+        return measure(trainer, problem, state, *rest)
 
     monkeypatch.setattr(training, "_measure", interrupted)
     with pytest.raises(stop.Stopped, match=r"stopped at step 10; go on with kipx transfer resume=.*cut"):
         transfer("cut", *options)
-    assert track.read(transfer.folder / "cut" / "metrics.jsonl")[-1]["step"] == 10
+    assert track.read(transfer.folder / "cut" / "metrics.jsonl")[-1]["step"] == 0, "in the middle of measuring"
     transfer("cut", *options, resume=True)
     assert numbers(transfer.folder / "cut") == numbers(transfer.folder / "whole")
 
@@ -213,3 +216,14 @@ def test_a_mistake_gets_one_line(kipx, distilled, overrides, message):  # noqa: 
     assert code == 2, err
     assert re.search(message, err), err
     assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("n", [1, 499, 500, 501, 1250])
+def test_accuracy_in_parts_is_that_of_the_whole(n):
+    rng = np.random.default_rng(n)
+    outputs, classes = rng.normal(size=(2, n, 3)), rng.integers(0, 3, n)
+    trainer = type("Trainer", (), {"outputs": staticmethod(lambda networks, images: outputs[:, images])})
+    called = []
+    found = training.accuracy(trainer, None, np.arange(n), classes, lambda: called.append(0))
+    np.testing.assert_allclose(found, (outputs.argmax(axis=2) == classes).mean(axis=1))
+    assert len(called) == -(-n // 500)

@@ -1,6 +1,7 @@
 """The loop of kipx transfer: stretches of steps, validation at even distances, and the best networks kept."""
 
 import time
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ from kipx import checks
 from kipx.commands import stop
 
 STRETCH_S = 2.0  # about what one call takes, so that signals are answered
+IMAGES = 500  # that are measured in one call, for the same
 VERSIONS_BYTES = 2**27  # of augmented copies at once
 
 
@@ -56,9 +58,9 @@ def run(trainer, problem, begun, keeper, pace):
       Stopped: a signal was caught; the state is saved.
     """
     state, saved, length = keeper.state or begun, time.monotonic(), 1
-    if state.step == 0:
-        state = _measure(trainer, problem, state, keeper, {})
     try:
+        if keeper.state is None:
+            state = _measure(trainer, problem, state, keeper, pace, {})
         while state.step < pace.steps:
             goal = next(s for s in _stops(pace) if s > state.step)
             count = min(goal - state.step, length, problem.span - state.step % problem.span)
@@ -69,10 +71,11 @@ def run(trainer, problem, begun, keeper, pace):
             losses = np.asarray(losses)
             took = (time.monotonic() - began) / count
             _check(losses, networks, problem, state.step + count)
-            state = state._replace(step=state.step + count, networks=networks)
+            new = state._replace(step=state.step + count, networks=networks)
             length = max(1, min(2 * length, int(STRETCH_S / took)))
-            if state.step == goal:
-                state = _measure(trainer, problem, state, keeper, {"step_time_s": took, "losses": losses})
+            if new.step == goal:
+                new = _measure(trainer, problem, new, keeper, pace, {"step_time_s": took, "losses": losses})
+            state = new
             if time.monotonic() - saved > pace.every_s:
                 keeper.save(state)
                 saved = time.monotonic()
@@ -87,10 +90,11 @@ def _stops(pace):
     return [round(pace.steps * i / pace.evaluations) for i in range(1, pace.evaluations + 1)]
 
 
-def _measure(trainer, problem, state, keeper, more):
+def _measure(trainer, problem, state, keeper, pace, more):
     """Reads the validation images, records a row, and keeps the networks of the sets that are better than ever."""
     sets = len(problem.names)
-    found = np.asarray(accuracy(trainer, state.networks, *problem.validation)).reshape(sets, -1)
+    answer = partial(stop.check, pace.caught, f"step {state.step}")
+    found = np.asarray(accuracy(trainer, state.networks, *problem.validation, answer)).reshape(sets, -1)
     losses = np.reshape(more.pop("losses", []), (sets, -1))
     own = {
         name: {"validation_accuracy": found[i].tolist(), **({"train_loss": losses[i].tolist()} if losses.size else {})}
@@ -112,10 +116,15 @@ def _measure(trainer, problem, state, keeper, more):
     return state._replace(best=best)
 
 
-def accuracy(trainer, networks, images, classes):
-    """(k,) share of images whose largest output is their class."""
-    outputs = trainer.outputs(networks, images)
-    return (jnp.argmax(outputs, axis=-1) == jnp.asarray(classes)[None]).mean(axis=1)
+def accuracy(trainer, networks, images, classes, between=lambda: None):
+    """(k,) share of images whose largest output is their class; `between` is called between parts of the images."""
+    size, right = min(IMAGES, len(images)), 0
+    for at in range(0, len(images), size):
+        first = min(at, len(images) - size)  # the last part is filled up from the front, so that one program serves all
+        outputs = np.asarray(trainer.outputs(networks, images[first : first + size]))[:, at - first :]
+        right = right + (outputs.argmax(axis=-1) == classes[at : first + size]).sum(axis=1)
+        between()
+    return right / len(images)
 
 
 def _check(losses, networks, problem, step):

@@ -157,10 +157,11 @@ def _by_set(values, problem):
 
 
 def network_name(section):
-    """An architecture's name in tables: ConvNet's builder and what decides its layers."""
+    """An architecture's name in tables, such as 'convnet depth 3'."""
     architecture = section["architecture"]
-    more = [f"{key} {architecture[key]}" for key in ("depth",) if key in architecture]
-    return " ".join([architecture["_target_"].rpartition(".")[2], *more])
+    name = architecture["_target_"].rpartition(".")[2]
+    name = "convnet3" if architecture.get("prepend_conv") is False else name
+    return f"{name} depth {architecture['depth']}" if "depth" in architecture else name
 
 
 def table(folder, summary):
