@@ -1,16 +1,9 @@
-"""The runs in a folder, read without trust: what is damaged or foreign is named, and the rest is reported."""
+"""The runs of distill and label-solve in a folder, read without trust; those of transfer are for `transfers`."""
 
-import itertools
-import json
-import pathlib
-import shlex
 from typing import NamedTuple
 
-import yaml
-
 from kipx import artifacts, checks, track
-
-_LOCAL = ("hydra.", "dataset.data_dir=", "dataset.raw_dir=", "resume=")  # overrides that say where, not what
+from kipx.report import folders
 
 
 class Run(NamedTuple):
@@ -96,7 +89,7 @@ class Run(NamedTuple):
 
 
 def find(folder):
-    """Reads every run in a folder and below it.
+    """Reads every run in a folder and below it, those of transfer left out.
 
     Args:
       folder: a run folder, a sweep's, or one that holds such folders.
@@ -105,39 +98,17 @@ def find(folder):
     Raises:
       UserError: no such folder.
     """
-    folder = pathlib.Path(folder)
-    if not folder.is_dir():
-        raise checks.UserError(f"run: expected a folder of runs, got {folder}, which is none")
-    names = (artifacts.CONFIG, artifacts.METRICS, artifacts.SUPPORT, "summary.json")
-    found = sorted({path.parent for name in names for path in folder.rglob(name)}, key=_by_number)
-    runs, troubles = [], []
-    for path in found:
-        try:
-            runs.append(_read(path, folder))
-        except (checks.UserError, yaml.YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            troubles.append(f"{_name(path, folder)}: left out, no run that can be read ({reason})")
-    return runs, troubles
+    return folders.each(folder, (artifacts.CONFIG, artifacts.METRICS, artifacts.SUPPORT, "summary.json"), _read)
 
 
-def _by_number(path):
-    """Jobs of a sweep in their order: 2 before 10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in path.parts]
-
-
-def _name(path, folder):
-    inside = path.relative_to(folder)
-    return str(inside) if inside.parts else folder.resolve().name
-
-
-def _read(path, folder):
-    if not (path / artifacts.CONFIG).is_file():
-        raise checks.UserError(f"it has no {artifacts.CONFIG}")
-    config = artifacts.read_config(path)
+def _read(path, name):
+    config = folders.config(path)
+    if folders.is_transfer(config):
+        return None
     metrics = path / artifacts.METRICS
     rows = [_checked(row, artifacts.METRICS) for row in track.read(metrics)] if metrics.is_file() else []
-    summary = _checked({"step": 0, **_json(path / "summary.json")}, "summary.json")
-    run = Run(_name(path, folder), config, rows, summary, _command(path, config), _device(path))
+    summary = _checked({"step": 0, **folders.json_object(path / "summary.json")}, "summary.json")
+    run = Run(name, config, rows, summary, _command(path, config), folders.device(path))
     checks.integer("seed", config["seed"], at_least=0)
     checks.integer("steps", run.steps, at_least=0)
     checks.integer("support.per_class", run.per_class, at_least=1)
@@ -157,29 +128,9 @@ def _checked(row, file):
     return row
 
 
-def _json(path):
-    """A JSON object; {} where there is none."""
-    value = json.loads(path.read_text()) if path.is_file() else {}
-    if not isinstance(value, dict):
-        raise checks.UserError(f"{path.name}: expected an object, got {type(value).__name__}")
-    return value
-
-
 def _command(path, config):
     """What to type to repeat the run, with the steps that it was given in the end."""
-    typed = path / artifacts.OVERRIDES
-    overrides = yaml.safe_load(typed.read_bytes()) if typed.is_file() else None
-    if not isinstance(overrides, list):
-        return ""
-    kept = [o for o in overrides if not o.lstrip("+~").startswith(_LOCAL)]
-    if "steps" in config:
-        kept = [o for o in kept if not o.startswith("steps=")] + [f"steps={config['steps']}"]
-    return shlex.join(["kipx", "distill" if "steps" in config else "label-solve", *kept])
-
-
-def _device(path):
-    found = _json(path / "environment.json")
-    devices = [str(device) for device in found.get("devices", [])]
-    cores = f"{found['cpus']} cores" if devices == ["cpu"] and "cpus" in found else ""
-    counted = [f"{len(list(same))} x {device}" for device, same in itertools.groupby(devices)]
-    return cores or ", ".join(counted)
+    overrides = folders.typed(path)
+    if overrides is not None and "steps" in config:
+        overrides = [o for o in overrides if not o.startswith("steps=")] + [f"steps={config['steps']}"]
+    return folders.command("distill" if "steps" in config else "label-solve", overrides)

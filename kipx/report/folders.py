@@ -1,0 +1,93 @@
+"""Folders of runs, read without trust: what is damaged or foreign is named, and the rest is reported."""
+
+import itertools
+import json
+import pathlib
+import shlex
+
+import yaml
+
+from kipx import artifacts, checks
+
+DAMAGE = (checks.UserError, yaml.YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError)
+_LOCAL = ("hydra.", "dataset.data_dir=", "dataset.raw_dir=", "resume=")  # overrides that say where, not what
+
+
+def each(folder, names, read):
+    """Reads every folder that holds one of some files, in a folder and below it.
+
+    Args:
+      folder: a run folder, a sweep's, or one that holds such folders.
+      names: of files.
+      read: (path, its name seen from `folder`) -> what stands there, or None for what is no concern of the caller's.
+    Returns:
+      (list of what was read in the order of the names, list of messages, one for each folder that could not be read).
+    Raises:
+      UserError: no such folder.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise checks.UserError(f"run: expected a folder of runs, got {folder}, which is none")
+    paths = sorted({path.parent for name in names for path in folder.rglob(name)}, key=_by_number)
+    found, troubles = [], []
+    for path in paths:
+        name = _name(path, folder)
+        try:
+            found.append(read(path, name))
+        except DAMAGE as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            troubles.append(f"{name}: left out, no run that can be read ({reason})")
+    return [one for one in found if one is not None], troubles
+
+
+def config(path):
+    """The config of a run folder, which must have one."""
+    if not (path / artifacts.CONFIG).is_file():
+        raise checks.UserError(f"it has no {artifacts.CONFIG}")
+    return artifacts.read_config(path)
+
+
+def is_transfer(config):
+    """Whether a config is of `kipx transfer`."""
+    return "trainer" in config and "networks" in config
+
+
+def json_object(path):
+    """A JSON object; {} where there is none."""
+    value = json.loads(path.read_text()) if path.is_file() else {}
+    if not isinstance(value, dict):
+        raise checks.UserError(f"{path.name}: expected an object, got {type(value).__name__}")
+    return value
+
+
+def typed(path):
+    """The overrides that a run was started with, without those that say where things lie; None if that is not known."""
+    kept = path / artifacts.OVERRIDES
+    overrides = yaml.safe_load(kept.read_bytes()) if kept.is_file() else None
+    if not isinstance(overrides, list):
+        return None
+    return [override for override in overrides if not override.lstrip("+~").startswith(_LOCAL)]
+
+
+def command(name, overrides):
+    """What to type; '' where the overrides are not known."""
+    return "" if overrides is None else shlex.join(["kipx", name, *overrides])
+
+
+def device(path):
+    """What a run ran on; '' where that is not known."""
+    found = json_object(path / "environment.json")
+    devices = [str(device) for device in found.get("devices", [])]
+    cores = f"{found['cpus']} cores" if set(devices) == {"cpu"} and "cpus" in found else ""
+    counted = [f"{len(list(same))} x {device}" for device, same in itertools.groupby(devices)]
+    return cores or ", ".join(counted)
+
+
+def _by_number(path):
+    """Jobs of a sweep in their order: 2 before 10."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in path.parts]
+
+
+def _name(path, folder):
+    inside = path.relative_to(folder)
+    return str(inside) if inside.parts else folder.resolve().name

@@ -1,0 +1,108 @@
+"""The runs of `kipx transfer` in a folder, read without trust."""
+
+import pathlib
+from typing import NamedTuple
+
+from kipx import artifacts, checks, track
+from kipx.report import folders
+
+DISTILLED = "distilled"
+
+
+class Transfer(NamedTuple):
+    """One run of transfer.
+
+    Attributes:
+      name: its folder, seen from the one that was searched.
+      config: resolved, nested dicts.
+      summary: of summary.json; {} where the run has not ended.
+      rows: of metrics.jsonl.
+      command: that starts it, as typed but for local paths.
+      device: what it ran on; '' where that is not known.
+    """
+
+    name: str
+    config: dict
+    summary: dict
+    rows: list
+    command: str
+    device: str
+
+    @property
+    def finished(self):
+        """Whether its networks have been measured with the test images."""
+        return "sets" in self.summary
+
+    @property
+    def source(self):
+        """The name of the run whose set it took."""
+        return pathlib.PurePath(self.config["run"]).name
+
+    @property
+    def step(self):
+        """The checkpoint of that run, None for its last set."""
+        return self.config["step"]
+
+    @property
+    def loss(self):
+        """What the networks were trained to."""
+        return self.config["trainer"]["loss"]
+
+    @property
+    def width(self):
+        """Channels of each hidden layer."""
+        return self.config["network"]["width"]
+
+    @property
+    def network(self):
+        """Its architecture in words, such as 'convnet depth 2'."""
+        return self.summary["network"]
+
+    def accuracies(self, name=DISTILLED):
+        """Of each network trained on a set, its test accuracy; () if there is no such set."""
+        return tuple(self.summary["sets"].get(name, {}).get("test_accuracies", ()))
+
+
+def find(folder):
+    """Reads every run of transfer in a folder and below it; other runs are passed over.
+
+    Args:
+      folder: a run folder, a sweep's, or one that holds such folders.
+    Returns:
+      (list of Transfer in the order of their names, list of messages, one for each folder that could not be read).
+    Raises:
+      UserError: no such folder.
+    """
+    return folders.each(folder, (artifacts.CONFIG, artifacts.METRICS, "summary.json"), _read)
+
+
+def _read(path, name):
+    config = folders.config(path)
+    if not folders.is_transfer(config):
+        return None
+    summary, metrics = folders.json_object(path / "summary.json"), path / artifacts.METRICS
+    rows = track.read(metrics) if metrics.is_file() else []
+    command = folders.command("transfer", folders.typed(path))
+    run = Transfer(name, config, _checked(summary), rows, command, folders.device(path))
+    checks.integer("network.width", run.width, at_least=1)
+    if not all(isinstance(text, str) for text in (config["run"], run.loss, summary.get("network", ""))):
+        raise checks.UserError(f"{artifacts.CONFIG} names no run or loss")
+    if run.step is not None:
+        checks.integer("step", run.step, at_least=0)
+    if not all(isinstance(row, dict) for row in rows):
+        raise checks.UserError(f"{artifacts.METRICS}: a row is no object")
+    return run
+
+
+def _checked(summary):
+    """The summary, its accuracies being sound, or {} if the run has not ended."""
+    for name, one in summary.get("sets", {}).items():
+        if not one["test_accuracies"]:
+            raise checks.UserError(f"summary.json: {name} has no networks")
+        for share in (one["test_accuracy"], *one["test_accuracies"]):
+            checks.share(f"summary.json: {name}: test accuracy", share)
+    if "sets" in summary:
+        checks.integer("summary.json: images", summary["images"], at_least=1)
+        checks.share("summary.json: kernel_test_accuracy", summary.get("kernel_test_accuracy", 0))
+        _ = summary["network"], summary["preprocessing"]
+    return summary
