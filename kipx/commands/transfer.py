@@ -129,8 +129,10 @@ def _conclude(folder, trainer, problem, last, config):
         "augment": config["augment"]["rate"],
         "run": config["run"],
         "step": config["step"],
+        **_made_by(config["run"]),
         **_said_by_the_kernel(config["run"], config["step"]),
         "images": problem.x.shape[1],
+        "classes": problem.y.shape[2],
         "seed": config["seed"],
         "preprocessing": problem.preprocessing,
         "sets": {
@@ -182,6 +184,13 @@ def table(folder, summary):
     said = summary.get("kernel_test_accuracy")
     kernel = "" if said is None else f"kernel ridge regression from the set: {said:.1%}\n"
     return title, rows, f"{kernel}run folder: {folder}"
+
+
+def _made_by(run):
+    """The command that made the set, if it is a run."""
+    if not (pathlib.Path(run) / artifacts.CONFIG).is_file():
+        return {}
+    return {"made_by": "label-solve" if "form" in artifacts.read_config(run) else "distill"}
 
 
 def _said_by_the_kernel(run, step):
