@@ -11,13 +11,20 @@ import numpy as np
 from kipx import checks
 
 PART = 2**22  # numbers in a part of the images, 32 MB as float64
+CODES = {  # mean and std of pixels / 255, as DC's code states them, which DSA, DM, MTT and DD-Ranking share
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashion_mnist": ((0.2861,), (0.3530,)),
+    "svhn_cropped": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar100": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+}
 
 
 class Preprocessing(NamedTuple):
     """A fitted map from pixels to what the kernel sees. All arrays, so that it travels in an npz.
 
     Attributes:
-      mean, std: (c,) float64, per channel, of the training pixels.
+      mean, std: (c,) float64, per channel, of the training pixels; the mean may be one of each pixel, (h, w, c).
       whitening: (d, d) float64 symmetric map of flattened images, d = h * w * c; (0, 0) for none.
       unit_norm: whether each standardized image is centred and scaled to norm 1 before whitening.
       centre, norm: typical mean and norm of a standardized image, which `invert` restores where `unit_norm` took them.
@@ -75,24 +82,98 @@ def standardize():
     return fit
 
 
-def zca(*, reg: float = 0.1, unit_norm: bool = True):
+def normalize(*, mean=None, std=None, dataset: str | None = None):
+    """Pixels / 255, minus a stated mean, over a stated deviation: torchvision's ToTensor and Normalize.
+
+    Args:
+      mean, std: a number or one a channel; None: those that DC's code states for the data set.
+      dataset: its name, for that.
+    Returns:
+      fit: (n, h, w, c) pixels -> Preprocessing.
+    Raises:
+      UserError: nothing is stated for the data set, or std is not > 0; from fit, another number of channels.
+    Source: get_dataset in utils.py of VICO-UoE/DatasetCondensation.
+    """
+    if dataset not in CODES and (mean is None or std is None):
+        raise checks.UserError(
+            f"preprocess.mean: expected mean and std of pixels / 255; peers state them for {', '.join(CODES)} alone, "
+            f"got dataset {dataset}; give preprocess.mean and preprocess.std"
+        )
+    stated = CODES.get(dataset, (None, None))
+    mean, std = (_one_a_channel(*each) for each in (("mean", mean, stated[0]), ("std", std, stated[1])))
+    for value in std:
+        checks.positive("preprocess.std", value)
+
+    def fit(images):
+        channels = np.shape(images)[-1]
+        if len(mean) not in (1, channels) or len(std) not in (1, channels):
+            raise checks.UserError(
+                f"preprocess: expected mean and std of {channels} channels, got {len(mean)} and {len(std)}"
+            )
+        scaled = (np.broadcast_to(255 * np.asarray(values), channels).copy() for values in (mean, std))
+        return Preprocessing(*scaled, np.zeros((0, 0)), np.asarray(False), np.zeros(()), np.ones(()))
+
+    return fit
+
+
+def _one_a_channel(name, given, stated):
+    """A tuple of numbers, one a channel or one for all."""
+    values = stated if given is None else tuple(given) if isinstance(given, list | tuple) else (given,)
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+            raise checks.UserError(f"preprocess.{name}: expected a number or a list of one a channel, got {given!r}")
+    return values
+
+
+def zca_pixels(*, eps: float = 0.1):
+    """ZCA of pixels / 255, as MTT and DD-Ranking take it from kornia: minus the mean image, times (C + eps I)^-1/2.
+
+    Args:
+      eps: > 0, absolute.
+    Returns:
+      fit: (n, h, w, c) pixels -> Preprocessing.
+    Raises:
+      UserError: eps not > 0.
+    Source: get_dataset with zca in GeorgeCazenavette/mtt-distillation and NUS-HPC-AI-Lab/DD-Ranking, and
+      kornia.enhance.ZCAWhitening.
+    """
+    checks.positive("preprocess.eps", eps)
+
+    def fit(images):
+        images = np.asarray(images)
+        n, mean = len(images), images.mean(axis=0, dtype=np.float64)
+        scale = np.full(images.shape[-1], 255.0)
+        rows = ((_scaled(images[part], mean, scale)).reshape(-1, mean.size) for part in _parts(images))
+        covariance = sum(row.T @ row for row in rows) / max(n - 1, 1)
+        values, vectors = np.linalg.eigh(covariance)
+        whitening = (vectors / np.sqrt(np.maximum(values, 0) + eps)) @ vectors.T
+        return Preprocessing(mean, scale, whitening, np.asarray(False), np.zeros(()), np.ones(()))
+
+    return fit
+
+
+def zca(*, reg: float = 0.1, unit_norm: bool = True, held_out: int = 0):
     """Regularized ZCA: standardize, centre and normalize each image, whiten by (C + reg * tr(C)/d * I)^-1/2.
 
     Args:
       reg: >= 0, dimensionless, relative to the mean eigenvalue of C = X'X/n.
       unit_norm: whether each image's own mean is taken off and its norm scaled to 1 before C is formed.
+      held_out: images at the end that C leaves out; 5,000 in the authors' notebook, of 50,000.
     Returns:
       fit: (n, h, w, c) pixels -> Preprocessing.
     Raises:
-      UserError: reg < 0; from fit, where C is singular and reg is 0.
+      UserError: reg < 0; from fit, where C is singular and reg is 0, or no image is left.
     Source: paper section 3.1 and appendix A, as in the authors' nn_training notebook.
     """
     checks.not_negative("preprocess.reg", reg)
+    checks.integer("preprocess.held_out", held_out, at_least=0)
 
     def fit(images):
         images = np.asarray(images)
+        if held_out >= len(images):
+            raise checks.UserError(f"preprocess.held_out: expected less than {len(images)} images, got {held_out}")
         base = standardize()(images)
-        covariance, centre, norm = _moments(images, base, unit_norm)
+        covariance, centre, norm = _moments(images[: len(images) - held_out], base, unit_norm)
         values, vectors = np.linalg.eigh(covariance)
         values = np.maximum(values, 0) + reg * values.mean()
         if values.min() <= 1e-12 * values.max():

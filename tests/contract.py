@@ -3,7 +3,7 @@
 COMMANDS = ("distill", "label-solve", "evaluate", "transfer", "plan", "prepare", "report")
 GROUPS = {
     "dataset": ("digits", "mnist", "fashion_mnist", "svhn_cropped", "cifar10", "cifar100", "npz"),
-    "preprocess": ("standardize", "zca"),
+    "preprocess": ("standardize", "zca", "normalize", "zca_pixels"),
     "kernel": ("convnet", "convnet3", "convvec", "fc", "myrtle", "sampled"),
     "support": ("natural", "noise", "kmeans", "herding"),
     "labels": ("fixed", "learned"),

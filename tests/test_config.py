@@ -79,6 +79,7 @@ def test_every_option_distils(group, option, tiny_npz, tiny_rgb_npz, prepared, t
     overrides += [] if group == "kernel" else ["kernel=fc"]
     overrides += ["kernel.depth=1"] if option in ("convnet", "convnet3", "convvec", "sampled") else []
     overrides += [] if group == "dataset" else ["dataset=npz"]
+    overrides += ["preprocess.mean=0.5", "preprocess.std=0.5"] if option == "normalize" else []
     published = group == "dataset" and option not in ("digits", "npz")
     overrides += [f"dataset.data_dir={prepared(option)}"] if published else []
     overrides += (

@@ -120,3 +120,59 @@ def test_refusals():
         zca(reg=-1)
     with pytest.raises(checks.UserError, match="singular"):
         zca(reg=0)(PIXELS[:5])
+
+
+def test_normalize_is_torchvisions_on_pixels_of_one():
+    mean, std = [0.5, 0.25], [0.2, 0.1]
+    fitted = preprocess.normalize(mean=mean, std=std)(PIXELS)
+    expected = np.stack([(PIXELS[..., c] / 255 - mean[c]) / std[c] for c in (0, 1)], axis=-1)
+    np.testing.assert_allclose(fitted.apply(PIXELS), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(fitted.invert(expected), PIXELS, atol=1e-9)
+    one = preprocess.normalize(mean=0.5, std=0.2)(PIXELS)
+    np.testing.assert_allclose(one.apply(PIXELS), (PIXELS / 255 - 0.5) / 0.2, rtol=1e-6, atol=1e-6)
+
+
+def test_normalize_takes_dcs_numbers_of_the_data_set_that_is_named():
+    photos = np.concatenate([PIXELS, PIXELS[..., :1]], axis=-1)
+    x = preprocess.normalize(dataset="cifar10")(photos).apply(photos)
+    np.testing.assert_allclose(x[..., 2], (photos[..., 2] / 255 - 0.4465) / 0.2010, rtol=1e-5, atol=1e-5)
+    x = preprocess.normalize(dataset="cifar10", std=1.0)(photos).apply(photos)
+    np.testing.assert_allclose(x[..., 0], photos[..., 0] / 255 - 0.4914, rtol=1e-5, atol=1e-5)
+
+
+def test_zca_of_pixels_equals_the_definition():
+    rows = (PIXELS / 255).reshape(60, 24)
+    rows = rows - rows.mean(axis=0)
+    root = scipy.linalg.sqrtm(rows.T @ rows / 59 + 0.1 * np.eye(24))
+    fitted = preprocess.zca_pixels(eps=0.1)(PIXELS)
+    np.testing.assert_allclose(fitted.apply(PIXELS).reshape(60, 24), rows @ np.linalg.inv(root), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(fitted.invert(fitted.apply(PIXELS)), PIXELS, atol=1e-3)
+
+
+def test_images_that_are_held_out_change_mean_and_deviation_alone():
+    whole, fitted = zca()(PIXELS), zca(held_out=20)(PIXELS)
+    np.testing.assert_array_equal(fitted.mean, whole.mean)
+    x = (PIXELS[:40] - whole.mean) / whole.std
+    rows = x.reshape(40, 24) - x.reshape(40, 24).mean(axis=1, keepdims=True)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    covariance = rows.T @ rows / 40
+    root = scipy.linalg.sqrtm(covariance + 0.1 * np.trace(covariance) / 24 * np.eye(24))
+    np.testing.assert_allclose(fitted.whitening, np.linalg.inv(root), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: preprocess.normalize(), r"preprocess\.mean: .* got dataset None; give preprocess\.mean"),
+        (lambda: preprocess.normalize(mean=0.5, dataset="digits"), "got dataset digits"),
+        (lambda: preprocess.normalize(mean="half", std=1), "expected a number or a list of one a channel, got 'half'"),
+        (lambda: preprocess.normalize(mean=0.5, std=0), r"preprocess\.std: expected a number > 0, got 0"),
+        (lambda: preprocess.normalize(dataset="cifar10")(PIXELS), "mean and std of 2 channels, got 3 and 3"),
+        (lambda: preprocess.zca_pixels(eps=0), r"preprocess\.eps: expected a number > 0, got 0"),
+        (lambda: zca(held_out=-1), r"preprocess\.held_out: expected an integer >= 0, got -1"),
+        (lambda: zca(held_out=60)(PIXELS), r"preprocess\.held_out: expected less than 60 images, got 60"),
+    ],
+)
+def test_what_peers_do_refuses_what_it_cannot(build, message):
+    with pytest.raises(checks.UserError, match=message):
+        build()
