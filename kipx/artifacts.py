@@ -39,8 +39,8 @@ class Distilled(NamedTuple):
       labels: (n, classes) float64, centred; learned labels are no classes, their largest entry names one.
       class_names: one for each class.
       preprocess: new (n, h, w, c) pixels -> float32, preprocessed as the training images were.
-      preprocessing: the fitted map itself, which also inverts.
       config: what was distilled from what: `dataset`, `kernel`, `ridge`, `seed`.
+      preprocessing: that of `preprocess`, as arrays, which also inverts.
     """
 
     images: np.ndarray
@@ -48,8 +48,8 @@ class Distilled(NamedTuple):
     labels: np.ndarray
     class_names: tuple
     preprocess: Callable
-    preprocessing: Preprocessing
     config: dict
+    preprocessing: Preprocessing
 
 
 def load(path, *, step=None):
@@ -68,54 +68,106 @@ def load(path, *, step=None):
         path = path / SUPPORT
     if not path.is_file():
         raise checks.UserError(f"run: expected a run folder with {SUPPORT} or an npz, got {path}")
-    arrays = _read_npz(path)
-    preprocessing = Preprocessing(*(arrays[_PREFIX + field] for field in Preprocessing._fields))
-    images, labels = (arrays["images"], arrays["labels"]) if step is None else _at(folder, step)
+    arrays = read_npz(path)
+    if step is not None:
+        from kipx import checkpoints  # orbax takes a second
+
+        arrays["images"], arrays["labels"] = checkpoints.support_at(folder, step)
+    return unpack(arrays, path)
+
+
+def read_npz(path):
+    """{name: array} of an npz.
+
+    Raises:
+      UserError: torn, no npz, or with objects; nothing is ever unpickled.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except (ValueError, OSError, EOFError, AttributeError, KeyError, zipfile.BadZipFile) as error:
+        raise checks.UserError(f"{path}: is torn or no npz ({error}); take it from the run again") from error
+
+
+def pack(images, labels, *, preprocessing, class_names, config):
+    """{name: array} of a distilled set, as in support.npz."""
+    return {
+        "images": np.asarray(images),
+        "labels": np.asarray(labels),
+        "class_names": np.asarray(class_names),
+        "config": as_text(config),
+        **{_PREFIX + field: np.asarray(value) for field, value in preprocessing._asdict().items()},
+    }
+
+
+def as_text(config):
+    """A config as the array that a set has."""
+    return np.asarray(yaml.safe_dump(config))
+
+
+def read_text(config, path):
+    """The config, nested dicts, that `as_text` wrote into a set.
+
+    Raises:
+      UserError: torn, or no config.
+    """
+    return _parse(str(config), path)
+
+
+def unpack(arrays, path):
+    """The Distilled of what `pack` packed.
+
+    Args:
+      arrays: {name: array}; more names than those of `pack` do no harm.
+      path: where they come from, for messages.
+    Raises:
+      UserError: an array is missing, or they do not fit together.
+    """
+    needed = ("images", "labels", "class_names", "config", *(_PREFIX + field for field in Preprocessing._fields))
+    missing = [key for key in needed if key not in arrays]
+    if missing:
+        raise checks.UserError(
+            f"{path}: is not a set that kipx distilled: it lacks {', '.join(missing)}; without its preprocessing a set "
+            "cannot be used; kipx import reads those of others"
+        )
+    images, labels = arrays["images"], arrays["labels"]
     if images.ndim != 4 or labels.shape != (len(images), len(arrays["class_names"])) or not np.isfinite(images).all():
         raise checks.UserError(
             f"{path}: expected finite images (n, h, w, c), labels (n, classes), got {images.shape} and {labels.shape}"
         )
+    preprocessing = _preprocessing(arrays, path)
     names = tuple(str(name) for name in arrays["class_names"])
-    config = _parse(str(arrays["config"]), path)
+    config = read_text(arrays["config"], path)
     pixels = preprocessing.invert(images)
-    return Distilled(images, pixels, labels, names, preprocessing.apply, preprocessing, config)
+    return Distilled(images, pixels, labels, names, preprocessing.apply, config, preprocessing)
 
 
-def _at(folder, step):
-    from kipx import checkpoints  # orbax takes a second
-
-    return checkpoints.support_at(folder, step)
-
-
-def _read_npz(path):
-    needed = ["images", "labels", "class_names", "config", *(_PREFIX + field for field in Preprocessing._fields)]
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, AttributeError, KeyError, zipfile.BadZipFile) as error:
-        raise checks.UserError(f"{path}: is torn or no npz ({error}); take it from the run again") from error
-    missing = [key for key in needed if key not in arrays]
-    if missing:
+def _preprocessing(arrays, path):
+    """That of a set's arrays, if it fits the images."""
+    found = Preprocessing(*(arrays[_PREFIX + field] for field in Preprocessing._fields))
+    shape = arrays["images"].shape[1:]
+    square = (int(np.prod(shape)),) * 2
+    single = {found.unit_norm.shape, found.centre.shape, found.norm.shape} == {()}
+    fits = found.mean.shape in (shape, shape[-1:]) and found.std.shape == shape[-1:] and single
+    if not fits or found.whitening.shape not in ((0, 0), square):
         raise checks.UserError(
-            f"{path}: is not a set that kipx distilled: it lacks {', '.join(missing)}; "
-            "without its preprocessing a set cannot be used"
+            f"{path}: expected preprocessing of images of {shape}, got a mean of {found.mean.shape}, "
+            f"a deviation of {found.std.shape}, whitening of {found.whitening.shape}"
         )
-    return arrays
+    return found
 
 
 def save_support(folder, images, labels, *, preprocessing, class_names, config):
     """Writes support.npz; equal contents give equal bytes."""
+    arrays = pack(images, labels, preprocessing=preprocessing, class_names=class_names, config=config)
+    write(pathlib.Path(folder) / SUPPORT, npz_bytes(arrays))
+
+
+def npz_bytes(arrays):
+    """An npz of {name: array} as bytes, equal for equal arrays."""
     buffer = io.BytesIO()
-    arrays = {_PREFIX + field: np.asarray(value) for field, value in preprocessing._asdict().items()}
-    np.savez(
-        buffer,
-        images=np.asarray(images),
-        labels=np.asarray(labels),
-        class_names=np.asarray(class_names),
-        config=np.asarray(yaml.safe_dump(config)),
-        **arrays,
-    )
-    write(pathlib.Path(folder) / SUPPORT, buffer.getvalue())
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
 
 
 def write(path, content):
