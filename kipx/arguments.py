@@ -68,6 +68,10 @@ TRANSFER = {
     "resume": str | None,
     "logger": {"progress": bool},
 }
+EXPORT = {"run": str, "format": str, "out": str | None}
+SOURCE = {"path": str, "labels": {"path": str | None, "kind": str | None}, "entry": int}
+IMPORT_OWN = {**SOURCE, "seed": int | None, "ridge": float, "dataset": _DATASET, "kernel": _KERNELS}
+IMPORT = {**IMPORT_OWN, "preprocess": CALL}
 EVALUATE = {"run": str, "ridge": float, "dataset": _DATASET, "kernel": _KERNELS, "engine": CALL}
 
 
@@ -214,3 +218,13 @@ def prepare(values):
     """Arguments of `kipx.commands.prepare.run`; name None for a data set that needs no preparing."""
     section = values["dataset"]
     return {"name": section["load"].get("name"), "data_dir": section["data_dir"], "raw_dir": section["raw_dir"]}
+
+
+def import_set(values):
+    """Arguments of `kipx.commands.import_set.run`; of a set of kipx's own there is nothing to fit."""
+    checks.positive("ridge", values["ridge"])
+    return {
+        "load": lambda: build(values["dataset"]["load"], "dataset.load"),
+        "fit": fit(values) if "preprocess" in values else None,
+        "kind": values["labels"]["kind"],
+    }

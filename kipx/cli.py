@@ -18,6 +18,8 @@ HELP = """kipx distils data sets with the kernels of infinitely wide networks.
   kipx evaluate run=<folder>     the test accuracy of a distilled set, again or under another kernel
   kipx transfer run=<folder>     that of finite networks trained on it, beside sets that nobody learned
   kipx plan [overrides]          what a distill with the same overrides will take: hours, memory, disk
+  kipx export run=<folder>       a distilled set for others: format=npz, torch, safetensors or hf, with a data card
+  kipx import path=<file>        a set that others made: the paper's npz, the .pt of DC, DSA, MTT, DD-Ranking
   kipx prepare dataset=<name>    download a published data set, or take its files from dataset.raw_dir=<folder>
   kipx report run=<folder>       the runs in a folder as a table; table=table1 puts them beside the paper's
 
@@ -89,6 +91,33 @@ def transfer(cfg):
     _print_table(*command.table(folder, summary), columns=command.COLUMNS)
 
 
+def export(cfg):
+    """Writes a distilled set in a format that others read."""
+    from kipx import arguments, config
+    from kipx.commands import export as command
+
+    cfg.run, cfg.format  # noqa: B018  the user is asked for what is missing
+    _print_table(*command.table(*command.run(**config.plain(cfg, arguments.EXPORT))))
+
+
+def import_set(cfg):
+    """Reads a distilled set that others made into a run folder."""
+    from kipx import arguments, artifacts, config, formats
+    from kipx.commands import import_config
+    from kipx.commands import import_set as command
+
+    _start_jax()
+    overrides, folder = list(HydraConfig.get().overrides.task), pathlib.Path(HydraConfig.get().runtime.output_dir)
+    source = config.plain({"path": cfg.path, "labels": cfg.labels, "entry": cfg.entry}, arguments.SOURCE)
+    arrays = formats.read(source["path"], labels=source["labels"]["path"], entry=source["entry"])
+    saved = artifacts.read_text(arrays["config"], cfg.path) if formats.is_own(arrays) else None
+    cfg = import_config.complete(cfg, saved, overrides)
+    values = config.plain(cfg, arguments.IMPORT if saved is None else arguments.IMPORT_OWN)
+    given = arguments.import_set(values)
+    found = command.run(folder, arrays, overrides=overrides, config=values, **given)
+    _print_table(*command.table(folder, found, arrays))
+
+
 def prepare(cfg):
     """Makes a published data set ready to be read."""
     from kipx import arguments, config
@@ -117,6 +146,8 @@ COMMANDS = {
     "transfer": transfer,
     "plan": plan,
     "prepare": prepare,
+    "export": export,
+    "import": import_set,
     "report": report,
 }
 

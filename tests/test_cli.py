@@ -178,6 +178,8 @@ def test_help_and_completion_do_not_import_jax(tmp_path):
         (["evaluate", "--help"], "", "run: ???"),
         (["prepare", "--help"], "", "dataset: cifar10, cifar100, digits"),
         (["plan", "--help"], "", "calibration_s: 10.0"),
+        (["export", "--help"], "", "format: ???"),
+        (["import", "--help"], "", "preprocess: normalize, standardize, zca, zca_pixels"),
         (["distill", "--cfg", "job"], "", "steps: 80"),
         (["-sc", "query=bash"], "kipx di", "distill"),
         (["-sc", "query=bash"], "kipx distill kernel=my", "kernel=myrtle"),

@@ -1,5 +1,7 @@
 """Every YAML composes, builds and distils; what no YAML holds is refused."""
 
+import functools
+import operator
 import pathlib
 import re
 import sys
@@ -66,6 +68,12 @@ def test_the_contract_is_what_there_is():
         assert OmegaConf.select(composed(command="label-solve"), key, default="absent") != "absent", key
     for key in contract.TRANSFER_KEYS:
         assert OmegaConf.select(composed("run=x", command="transfer"), key, default="absent") != "absent", key
+    for command, keys in (("export", contract.EXPORT_KEYS), ("import", contract.IMPORT_KEYS)):
+        there = OmegaConf.to_container(
+            composed("dataset=digits", command=command) if command == "import" else composed(command=command)
+        )
+        for *sections, key in (key.split(".") for key in keys):
+            assert key in functools.reduce(operator.getitem, sections, there), key
     for key in (*contract.KEYS, *contract.PLAN_KEYS):
         assert OmegaConf.select(composed(command="plan"), key, default="absent") != "absent", key
     assert composed("dataset=npz", "dataset.path=x.npz").dataset.path == "x.npz"

@@ -23,7 +23,7 @@ LEVELS = [
         "kipx.calibration",
     ),
     ("kipx.distill", "kipx.sampled", "kipx.finite", "kipx.centroids"),
-    ("kipx.data", "kipx.artifacts", "kipx.checkpoints", "kipx.track", "kipx.machine"),
+    ("kipx.data", "kipx.formats", "kipx.artifacts", "kipx.checkpoints", "kipx.track", "kipx.machine"),
     ("kipx.report",),
     ("kipx.commands", "kipx.config", "kipx.arguments", "kipx.merged"),
     ("kipx.app", "kipx.cli", "kipx.exits", "kipx.jobs", "kipx.sweep"),
