@@ -123,15 +123,10 @@ def unpack(arrays, path):
     Raises:
       UserError: an array is missing, or they do not fit together.
     """
-    needed = ("images", "labels", "class_names", "config", *(_PREFIX + field for field in Preprocessing._fields))
-    missing = [key for key in needed if key not in arrays]
-    if missing:
-        raise checks.UserError(
-            f"{path}: is not a set that kipx distilled: it lacks {', '.join(missing)}; without its preprocessing a set "
-            "cannot be used; kipx import reads those of others"
-        )
+    check_whole(arrays, path)
     images, labels = arrays["images"], arrays["labels"]
-    if images.ndim != 4 or labels.shape != (len(images), len(arrays["class_names"])) or not np.isfinite(images).all():
+    fits = images.ndim == 4 and labels.shape == (len(images), len(arrays["class_names"]))
+    if not fits or not _finite(images) or not _finite(labels):
         raise checks.UserError(
             f"{path}: expected finite images (n, h, w, c), labels (n, classes), got {images.shape} and {labels.shape}"
         )
@@ -142,6 +137,21 @@ def unpack(arrays, path):
     return Distilled(images, pixels, labels, names, preprocessing.apply, config, preprocessing)
 
 
+def check_whole(arrays, path):
+    """Raises UserError if a set lacks an array."""
+    needed = ("images", "labels", "class_names", "config", *(_PREFIX + field for field in Preprocessing._fields))
+    missing = [key for key in needed if key not in arrays]
+    if missing:
+        raise checks.UserError(
+            f"{path}: is not a set that kipx distilled: it lacks {', '.join(missing)}; without its preprocessing a set "
+            "cannot be used; kipx import reads those of others"
+        )
+
+
+def _finite(array):
+    return np.issubdtype(array.dtype, np.number) and bool(np.isfinite(array).all())
+
+
 def _preprocessing(arrays, path):
     """That of a set's arrays, if it fits the images."""
     found = Preprocessing(*(arrays[_PREFIX + field] for field in Preprocessing._fields))
@@ -149,9 +159,10 @@ def _preprocessing(arrays, path):
     square = (int(np.prod(shape)),) * 2
     single = {found.unit_norm.shape, found.centre.shape, found.norm.shape} == {()}
     fits = found.mean.shape in (shape, shape[-1:]) and found.std.shape == shape[-1:] and single
-    if not fits or found.whitening.shape not in ((0, 0), square):
+    sound = all(_finite(array) for array in found._replace(unit_norm=found.mean))
+    if not fits or not sound or found.whitening.shape not in ((0, 0), square):
         raise checks.UserError(
-            f"{path}: expected preprocessing of images of {shape}, got a mean of {found.mean.shape}, "
+            f"{path}: expected finite preprocessing of images of {shape}, got a mean of {found.mean.shape}, "
             f"a deviation of {found.std.shape}, whitening of {found.whitening.shape}"
         )
     return found

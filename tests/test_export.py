@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import struct
 import sys
 
 import contract
@@ -14,7 +13,7 @@ import yaml
 
 from kipx import artifacts, checks, cli, formats, preprocess
 from kipx.commands import export
-from kipx.formats import pt, safetensors, torch
+from kipx.formats import pt, torch
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, size=(40, 4, 2, 3)).astype(np.uint8)
@@ -140,34 +139,23 @@ def test_a_data_set_that_peers_do_not_have_is_normalized_by_itself(tmp_path):
     np.testing.assert_allclose(images.transpose(0, 2, 3, 1), artifacts.load(run).images, atol=1e-6)
 
 
-def test_safetensors_are_a_header_and_aligned_bytes(run):
-    export.run(run, format="safetensors", out=run / "out")
-    content = (run / "out" / "set.safetensors").read_bytes()
-    size = struct.unpack("<Q", content[:8])[0]
-    header = json.loads(content[8 : 8 + size])
-    assert size % 8 == 0
-    entry = header["images"]
-    start, end = entry["data_offsets"]
-    images = np.frombuffer(content[8 + size :][start:end], np.float32).reshape(entry["shape"])
-    np.testing.assert_array_equal(images, artifacts.load(run).images)
-    assert json.loads(header["__metadata__"]["class_names"]) == ["cat", "dog", "a: 'bird'"]
-    assert all(e["data_offsets"][0] % 8 == 0 for e in header.values() if e.get("dtype") in ("F64", "I64"))
-
-
-def test_damaged_safetensors_are_refused_or_read(run, tmp_path):
-    export.run(run, format="safetensors", out=run / "out")
-    content, path, rng = (run / "out" / "set.safetensors").read_bytes(), tmp_path / "x.safetensors", RNG
-    for changed in [content[:cut] for cut in rng.integers(0, len(content), 40)] + [
-        content[:place] + bytes([rng.integers(256)]) + content[place + 1 :] for place in rng.integers(0, 1500, 200)
-    ]:
-        path.write_bytes(changed)
-        try:
-            artifacts.unpack(formats.read(path), path)
-        except checks.UserError as error:
-            assert "x.safetensors" in str(error) or "labels.path" in str(error)
-    with pytest.raises(checks.UserError, match="expected what kipx export wrote"):
-        path.write_bytes(safetensors.to_bytes({"images": np.ones(3)}, {"by": "others"}))
-        formats.read(path)
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("images", np.full((6, 4, 2, 3), "x")),
+        ("labels", np.full((6, 3), "x")),
+        ("labels", np.full((6, 3), np.nan)),
+        ("labels", np.ones((6, 2))),
+        ("preprocessing_mean", np.ones(2)),
+        ("preprocessing_mean", np.full(3, np.nan)),
+        ("preprocessing_whitening", np.eye(7)),
+        ("preprocessing_norm", np.ones(3)),
+    ],
+)
+def test_a_set_whose_arrays_do_not_fit_is_refused(key, value, run):
+    arrays = {**np.load(run / "support.npz"), key: value}
+    with pytest.raises(checks.UserError, match="expected finite"):
+        artifacts.unpack(arrays, "set")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -301,62 +289,3 @@ def test_a_run_goes_out_and_comes_back_with_the_same_number(kipx, tmp_path):
     )
     peers = artifacts.load(tmp_path / "dc")
     np.testing.assert_allclose(peers.pixels, artifacts.load(tmp_path / "run").pixels, atol=1e-3)
-
-
-@pytest.mark.slow
-def test_torch_itself_reads_and_writes_the_same(run):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed, and kipx does not need it")
-    folder, _ = export.run(run, format="torch", out=None)
-    for name in ("set.pt", "dc.pt", "images.pt", "labels.pt", "soft_labels.pt"):
-        ours = pt.read(folder / name)
-        for memory in (False, True):
-            assert_same(torch.load(folder / name, weights_only=True, mmap=memory), ours)
-        for zipped in (True, False):
-            value = torch.load(folder / name, weights_only=True)
-            torch.save(value, folder / "again.pt", _use_new_zipfile_serialization=zipped)
-            assert_same(value, pt.read(folder / "again.pt"))
-    strange = {"a": torch.arange(24.0).reshape(2, 3, 4).permute(2, 0, 1)[1:], "b": torch.nn.Parameter(torch.ones(2))}
-    strange |= {"h": torch.ones(2).half(), "m": torch.nn.Linear(2, 2).state_dict(), "t": (1, None, "x", 2.5, 10**12)}
-    torch.save(strange, folder / "again.pt")
-    assert_same(strange, pt.read(folder / "again.pt"))
-
-
-def assert_same(theirs, ours):
-    """Values of torch and of kipx's reader."""
-    if isinstance(theirs, dict):
-        assert list(theirs) == list(ours)
-        theirs, ours = list(theirs.values()), list(ours.values())
-    if isinstance(theirs, list | tuple):
-        for pair in zip(theirs, ours, strict=True):
-            assert_same(*pair)
-    elif hasattr(theirs, "detach"):
-        np.testing.assert_array_equal(theirs.detach().numpy(), ours)
-        assert theirs.detach().numpy().dtype == ours.dtype
-    else:
-        assert theirs == ours
-
-
-@pytest.mark.slow
-def test_safetensors_itself_reads_the_same(run):
-    library = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed, and kipx does not need it")
-    folder, _ = export.run(run, format="safetensors", out=None)
-    theirs, ours = library.load_file(folder / "set.safetensors"), formats.read(folder / "set.safetensors")
-    assert set(theirs) == set(ours) - {"config", "class_names"}
-    for name, array in theirs.items():
-        np.testing.assert_array_equal(array, ours[name])
-        assert array.dtype == ours[name].dtype
-
-
-@pytest.mark.slow
-def test_datasets_itself_loads_the_folder(run, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    datasets = pytest.importorskip("datasets", reason="datasets is not installed, and kipx does not need it")
-    folder, _ = export.run(run, format="hf", out=None)
-    levels = np.clip(np.rint(artifacts.load(run).pixels), 0, 255)
-    for named, given in ((True, {"path": str(folder)}), (False, {"path": "imagefolder", "data_dir": str(folder)})):
-        found = datasets.load_dataset(**given, cache_dir=str(tmp_path / "cache"))["train"]
-        np.testing.assert_array_equal([np.asarray(row["image"]) for row in found], levels)
-        np.testing.assert_array_equal(found["label"], LEARNED.argmax(axis=1))
-        np.testing.assert_array_equal(found["soft_label"], LEARNED)
-        if named:
-            assert found.features["label"].names == ["cat", "dog", "a: 'bird'"]

@@ -46,7 +46,7 @@ def read(path, *, labels=None, entry=0):
 
 def is_own(arrays):
     """Whether a set is of kipx's own writing, which needs nothing beside it."""
-    return "config" in arrays and "preprocessing_mean" in arrays
+    return "preprocessing_mean" in arrays
 
 
 def _read(path, entry):

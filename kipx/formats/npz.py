@@ -45,6 +45,7 @@ def read(path, entry):
     checks.one_of("entry", entry, (0,))
     found = artifacts.read_npz(path)
     if "preprocessing_mean" in found:
+        artifacts.check_whole(found, path)
         return found
     images, labels = found.get("images"), found.get("labels")
     if images is None or labels is None or images.ndim != 4 or labels.ndim not in (1, 2):

@@ -10,7 +10,7 @@ import struct
 import numpy as np
 import yaml
 
-from kipx import checks
+from kipx import artifacts, checks
 from kipx.formats import npz
 
 FILE = "set.safetensors"
@@ -62,9 +62,11 @@ def read(path, entry):
         raise checks.UserError(f"{path}: is no safetensors, or a damaged one ({reason})") from error
     try:
         names = yaml.safe_load(notes["class_names"])
-        return {**arrays, "config": np.asarray(notes["config"]), "class_names": np.asarray([str(n) for n in names])}
+        text = {"config": np.asarray(notes["config"]), "class_names": np.asarray([str(name) for name in names])}
     except (KeyError, TypeError, yaml.YAMLError) as error:
         raise checks.UserError(f"{path}: expected what kipx export wrote, got notes {', '.join(notes)}") from error
+    artifacts.check_whole(arrays | text, path)
+    return arrays | text
 
 
 def from_bytes(content):
