@@ -80,13 +80,13 @@ def evaluate(cfg):
 def transfer(cfg):
     """Trains finite networks on a distilled set."""
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))  # networks are spread over devices
-    from kipx import arguments, artifacts, config, merged
+    from kipx import arguments, merged
     from kipx.commands import transfer as command
+    from kipx.commands import transfer_set
 
     _start_jax()
     folder, overrides, cfg = _new_or_resumed(cfg, merged.TRANSFER_MAY_CHANGE)
-    distilled = artifacts.load(cfg.run, step=cfg.step)
-    values = config.plain(merged.with_set(cfg, distilled.config), arguments.TRANSFER)
+    values, distilled = transfer_set.read(cfg)
     summary = command.run(folder, overrides=overrides, config=values, **arguments.transfer(values, distilled))
     _print_table(*command.table(folder, summary), columns=command.COLUMNS)
 

@@ -27,7 +27,9 @@ def with_set(cfg, saved):
     for key in ("step", "resume", "preprocess"):  # null says something here
         merged.setdefault(key, None)
     if merged.network.get("architecture") is None:
-        kernel = saved["kernel"]
+        kernel = saved.get("kernel")
+        if kernel is None:
+            raise checks.UserError("network: the set does not name its kernel; name an architecture, network=convnet")
         if "members" in kernel:
             raise checks.UserError(
                 f"network: the set was distilled with several kernels, {', '.join(kernel['members'])}; "

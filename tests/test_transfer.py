@@ -227,3 +227,55 @@ def test_accuracy_in_parts_is_that_of_the_whole(n):
     found = training.accuracy(trainer, None, np.arange(n), classes, lambda: called.append(0))
     np.testing.assert_allclose(found, (outputs.argmax(axis=2) == classes).mean(axis=1))
     assert len(called) == -(-n // 500)
+
+
+@pytest.fixture
+def released(distilled, tmp_path):
+    """The same set in the layout of the paper's: images as distilled, labels, and nothing else."""
+    own, path = artifacts.load(distilled), tmp_path / "ConvNet_ssize10_nozca_l_noaug_ckpt2.npz"
+    np.savez(path, images=own.images, labels=own.labels)
+    return path
+
+
+def test_a_released_set_trains_like_the_runs_own_once_its_preprocessing_is_named(kipx, distilled, released, tiny_npz):  # noqa: F811
+    told = ["dataset=npz", f"dataset.path={tiny_npz}", "preprocess=standardize", "network=convnet", "network.depth=1"]
+    assert kipx("transfer", f"run={released}", *told, *TINY, "hydra.run.dir=released")[0] == 0
+    assert kipx("transfer", f"run={distilled}", *TINY, "hydra.run.dir=own")[0] == 0
+    assert numbers(kipx.folder / "released") == numbers(kipx.folder / "own")
+    assert kipx("transfer", "resume=released", "logger=local")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ([], r"dataset: expected the one that .* is distilled from, got none; give dataset=.*mnist"),
+        (
+            ["dataset=digits"],
+            r"preprocess: .* does not say how .*; give preprocess=.*suggests standardize",
+        ),
+        (["dataset=digits", "preprocess=standardize"], r"network: the set does not name its kernel; .*network=convnet"),
+        (
+            ["dataset=digits", "preprocess=standardize", "network=fc"],
+            r"expected images .* = \(n, 8, 8, 1\), as",
+        ),
+        (["dataset=digits", "preprocess=standardize", "network=fc", "step=3"], r"step: expected a run folder"),
+    ],
+)
+def test_what_a_released_set_lacks_is_asked_for_by_name(kipx, released, told, message):  # noqa: F811
+    code, _, err = kipx("transfer", f"run={released}", *told, *TINY)
+    assert code == 2, err
+    assert re.search(message, err), err
+
+
+def test_a_set_that_says_how_it_was_preprocessed_is_not_told_otherwise(kipx, distilled):  # noqa: F811
+    code, _, err = kipx("transfer", f"run={distilled}", "preprocess=zca", *TINY)
+    assert code == 2
+    assert "holds what its images were preprocessed with; leave it out" in err
+
+
+def test_a_file_of_an_unknown_layout_is_refused(kipx, tmp_path):  # noqa: F811
+    np.savez(tmp_path / "other.npz", pictures=np.zeros((2, 2)))
+    code, _, err = kipx("transfer", f"run={tmp_path / 'other.npz'}", "dataset=digits", "preprocess=standardize", *TINY)
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+    assert "other.npz" in err

@@ -24,7 +24,7 @@ def complete(cfg, saved, overrides):
       UserError: data set or preprocessing are not given where the set does not say, or given where it has its own.
     """
     if saved is None:
-        _check_told(cfg)
+        check_told(cfg, cfg.path)
         return OmegaConf.create({**OmegaConf.to_container(cfg), "seed": None})
     typed = {override.lstrip("+~").partition("=")[0].partition(".")[0] for override in overrides}
     if "preprocess" in typed:
@@ -39,17 +39,17 @@ def complete(cfg, saved, overrides):
     return merged
 
 
-def _check_told(cfg):
+def check_told(cfg, path):
     """Refuses a set of others whose data set or preprocessing is not given."""
     if "load" not in cfg.dataset:
         raise checks.UserError(
-            f"dataset: expected the one that {cfg.path} is distilled from, got none; give dataset="
+            f"dataset: expected the one that {path} is distilled from, got none; give dataset="
             f"{'|'.join(_options('dataset'))}"
         )
     if cfg.get("preprocess") is None:
         raise checks.UserError(
-            f"preprocess: {cfg.path} does not say how its images were preprocessed, and without that a set is useless; "
-            f"give preprocess={'|'.join(_options('preprocess'))}{_suggested(cfg.path)}"
+            f"preprocess: {path} does not say how its images were preprocessed, and without that a set is useless; "
+            f"give preprocess={'|'.join(_options('preprocess'))}{_suggested(path)}"
         )
 
 

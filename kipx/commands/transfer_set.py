@@ -1,0 +1,44 @@
+"""The set that kipx transfer trains on: a run's, a support.npz, or a file of others with what it does not say."""
+
+import pathlib
+
+from kipx import arguments, artifacts, checks, config, formats, merged
+from kipx.commands import import_config, import_set
+
+
+def read(cfg):
+    """Completes the config of transfer with what its set says of itself.
+
+    Args:
+      cfg: as composed, or of the run to resume.
+    Returns:
+      (resolved config, nested dicts; Distilled).
+    Raises:
+      UserError: the set cannot be read, does not say what it needs and nobody does, or says what was typed.
+    """
+    arrays = None if pathlib.Path(cfg.run).is_dir() else formats.read(cfg.run)
+    if arrays is not None and not formats.is_own(arrays):
+        return _of_others(cfg, arrays)
+    if cfg.get("preprocess") is not None:
+        raise checks.UserError(f"preprocess: {cfg.run} holds what its images were preprocessed with; leave it out")
+    if arrays is None or pathlib.Path(cfg.run).suffix == ".npz":
+        distilled = artifacts.load(cfg.run, step=cfg.step)
+    else:
+        distilled = artifacts.unpack(arrays, cfg.run)
+    return config.plain(merged.with_set(cfg, distilled.config), arguments.TRANSFER), distilled
+
+
+def _of_others(cfg, arrays):
+    """A set with the data set and preprocessing that were typed; the images are of its last step."""
+    import_config.check_told(cfg, cfg.run)
+    if cfg.step is not None:
+        raise checks.UserError(f"step: expected a run folder with checkpoints, got {cfg.run}")
+    values = config.plain(merged.with_set(cfg, {}), arguments.TRANSFER)
+    distilled = import_set.complete(
+        arrays,
+        cfg.run,
+        load=lambda: arguments.build(values["dataset"]["load"], "dataset.load"),
+        fit=arguments.fit(values),
+        config={"dataset": values["dataset"]},
+    )
+    return values, distilled
