@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from test_export import FITS, LEARNED, RNG, config, save
+from test_export import FITS, LEARNED, PIXELS, RNG, config, save
 
 from kipx import artifacts, checks, formats, preprocess
 from kipx.commands import export, import_set
@@ -101,7 +101,8 @@ def test_the_script_of_the_docs_trains_on_a_set(tmp_path):
     np.savez(tmp_path / "test.npz", x_test=data.x_test, y_test=data.y_test)
     command = [sys.executable, script, tmp_path / "out" / "set.pt", tmp_path / "test.npz", "16", "300", "1.0"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert float(re.match(r"test accuracy ([\d.]+)% at a rate of", done.stdout)[1]) > 60, done.stdout
+    reached = float(re.match(r"test accuracy ([\d.]+)% at a rate of", done.stdout)[1])
+    assert reached > 40, "without the whitening of the test images it is 10"
 
 
 @pytest.mark.slow
@@ -113,6 +114,17 @@ def test_safetensors_itself_reads_the_same(run):
     for name, array in theirs.items():
         np.testing.assert_array_equal(array, ours[name])
         assert array.dtype == ours[name].dtype
+
+
+@pytest.mark.slow
+def test_kornia_itself_whitens_alike():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed, and kipx does not need it")
+    kornia = pytest.importorskip("kornia", reason="kornia is not installed, and kipx does not need it")
+    whitening = kornia.enhance.ZCAWhitening(eps=0.1)  # as in MTT's and DD-Ranking's get_dataset
+    images = torch.tensor(PIXELS).permute(0, 3, 1, 2).double() / 255
+    whitening.fit(images)
+    ours = preprocess.zca_pixels()(PIXELS).apply(PIXELS)
+    np.testing.assert_allclose(ours, whitening(images).permute(0, 2, 3, 1).numpy(), atol=1e-6)
 
 
 @pytest.mark.slow
