@@ -28,6 +28,7 @@ SUPPORT, CONFIG, OVERRIDES, METRICS, MANIFEST, JOB = (
     "job.json",
 )
 _PREFIX = "preprocessing_"
+_WHITENING = _PREFIX + "whitening"
 
 
 class Distilled(NamedTuple):
@@ -155,6 +156,8 @@ def _finite(array):
 def _preprocessing(arrays, path):
     """That of a set's arrays, if it fits the images."""
     found = Preprocessing(*(arrays[_PREFIX + field] for field in Preprocessing._fields))
+    if found.whitening.ndim == 1:
+        found = found._replace(whitening=_of_half(found.whitening))
     shape = arrays["images"].shape[1:]
     square = (int(np.prod(shape)),) * 2
     single = {found.unit_norm.shape, found.centre.shape, found.norm.shape} == {()}
@@ -168,10 +171,21 @@ def _preprocessing(arrays, path):
     return found
 
 
+def _of_half(half):
+    """The symmetric matrix of its upper triangle, row by row; of a length that is none, of the wrong shape."""
+    side = int((2 * len(half)) ** 0.5)
+    if side * (side + 1) // 2 != len(half):
+        return half[:, None]
+    whole = np.zeros((side, side), half.dtype)
+    whole[np.triu_indices(side)] = half
+    return whole + np.triu(whole, 1).T
+
+
 def save_support(folder, images, labels, *, preprocessing, class_names, config):
-    """Writes support.npz; equal contents give equal bytes."""
+    """Writes support.npz; equal contents give equal bytes. Of the whitening, which is symmetric, it holds half."""
     arrays = pack(images, labels, preprocessing=preprocessing, class_names=class_names, config=config)
-    write(pathlib.Path(folder) / SUPPORT, npz_bytes(arrays))
+    whitening = arrays[_WHITENING]
+    write(pathlib.Path(folder) / SUPPORT, npz_bytes({**arrays, _WHITENING: whitening[np.triu_indices(len(whitening))]}))
 
 
 def npz_bytes(arrays):

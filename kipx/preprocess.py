@@ -25,7 +25,8 @@ class Preprocessing(NamedTuple):
 
     Attributes:
       mean, std: (c,) float64, per channel, of the training pixels; the mean may be one of each pixel, (h, w, c).
-      whitening: (d, d) float64 symmetric map of flattened images, d = h * w * c; (0, 0) for none.
+      whitening: (d, d) symmetric map of flattened images, d = h * w * c, fitted in float64 and kept in float32, which
+        `invert` undoes as it is; (0, 0) for none.
       unit_norm: whether each standardized image is centred and scaled to norm 1 before whitening.
       centre, norm: typical mean and norm of a standardized image, which `invert` restores where `unit_norm` took them.
     """
@@ -146,7 +147,7 @@ def zca_pixels(*, eps: float = 0.1):
         rows = ((_scaled(images[part], mean, scale)).reshape(-1, mean.size) for part in _parts(images))
         covariance = sum(row.T @ row for row in rows) / max(n - 1, 1)
         values, vectors = np.linalg.eigh(covariance)
-        whitening = (vectors / np.sqrt(np.maximum(values, 0) + eps)) @ vectors.T
+        whitening = _symmetric(vectors, np.sqrt(np.maximum(values, 0) + eps))
         return Preprocessing(mean, scale, whitening, np.asarray(False), np.zeros(()), np.ones(()))
 
     return fit
@@ -179,7 +180,7 @@ def zca(*, reg: float = 0.1, unit_norm: bool = True, held_out: int = 0):
         if values.min() <= 1e-12 * values.max():
             raise checks.UserError("preprocess.reg: the images' covariance is singular, expected reg > 0, got 0")
         return base._replace(
-            whitening=(vectors / np.sqrt(values)) @ vectors.T,
+            whitening=_symmetric(vectors, np.sqrt(values)),
             unit_norm=np.asarray(unit_norm),
             centre=np.asarray(centre if unit_norm else 0.0),
             norm=np.asarray(norm if unit_norm else 1.0),
@@ -200,6 +201,12 @@ def _moments(images, base, unit_norm):
         rows = _rows(x, unit_norm)
         products += rows.T @ rows
     return products / n, total / (n * size), norms / n
+
+
+def _symmetric(vectors, values):
+    """vectors diag(1 / values) vectors', to the last bit symmetric, so that half of it is all of it."""
+    whitening = (vectors / values) @ vectors.T
+    return (0.5 * (whitening + whitening.T)).astype(np.float32)
 
 
 def _parts(images, at_least=1):

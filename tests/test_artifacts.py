@@ -39,16 +39,9 @@ def test_a_set_comes_back_with_its_preprocessing(folder):
 
 def test_equal_contents_give_equal_bytes(folder, tmp_path):
     (tmp_path / "again").mkdir()
-    d = np.load(folder / "support.npz")
-    fitted = artifacts.Preprocessing(*(d[f"preprocessing_{f}"] for f in artifacts.Preprocessing._fields))
-    artifacts.save_support(
-        tmp_path / "again",
-        d["images"],
-        d["labels"],
-        preprocessing=fitted,
-        class_names=("cat", "dog"),
-        config={"ridge": 1.0},
-    )
+    read = artifacts.load(folder)
+    kept = {"preprocessing": read.preprocessing, "class_names": ("cat", "dog"), "config": {"ridge": 1.0}}
+    artifacts.save_support(tmp_path / "again", read.images, read.labels, **kept)
     assert (tmp_path / "again" / "support.npz").read_bytes() == (folder / "support.npz").read_bytes()
 
 
@@ -175,3 +168,29 @@ def test_the_config_inside_a_set_is_not_trusted(folder):
         np.savez(folder / "support.npz", **{**arrays, "config": np.asarray(config)})
         with pytest.raises(checks.UserError, match=message):
             artifacts.load(folder)
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 12])
+def test_half_of_a_symmetric_matrix_is_all_of_it(side):
+    matrix = np.random.default_rng(side).normal(size=(side, side)).astype(np.float32)
+    matrix += matrix.T
+    np.testing.assert_array_equal(artifacts._of_half(matrix[np.triu_indices(side)]), matrix)
+
+
+def test_a_whitened_set_keeps_half_its_whitening_and_reads_it_bit_for_bit(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 3, 2, 2), np.uint8)
+    fitted, kept = zca(reg=0.1)(pixels), {"class_names": ("a", "b"), "config": {"seed": 0}}
+    images, labels = fitted.apply(pixels[:2]), np.eye(2)
+    artifacts.save_support(tmp_path, images, labels, preprocessing=fitted, **kept)
+    with np.load(tmp_path / "support.npz") as file:
+        assert file["preprocessing_whitening"].shape == (12 * 13 // 2,)
+        arrays = {key: file[key] for key in file.files}
+    read = artifacts.load(tmp_path)
+    np.testing.assert_array_equal(read.preprocessing.whitening, fitted.whitening)
+    np.testing.assert_array_equal(read.preprocess(pixels), fitted.apply(pixels))
+    whole = {**arrays, "preprocessing_whitening": fitted.whitening.astype(np.float64)}  # as before
+    np.savez(tmp_path / "before.npz", **whole)
+    np.testing.assert_array_equal(artifacts.load(tmp_path / "before.npz").preprocess(pixels), read.preprocess(pixels))
+    np.savez(tmp_path / "torn.npz", **{**arrays, "preprocessing_whitening": arrays["preprocessing_whitening"][1:]})
+    with pytest.raises(checks.UserError, match=r"torn\.npz: expected finite preprocessing of images of \(3, 2, 2\)"):
+        artifacts.load(tmp_path / "torn.npz")
