@@ -4,12 +4,13 @@ import pathlib
 import shlex
 
 from kipx import artifacts, checks
-from kipx.report import listing, natural, runs, table1
+from kipx.report import charts, evaluations, figures, listing, natural, points, runs, table1, transfers
 from kipx.report.tables import markdown
 
 PAGE = pathlib.Path("docs/results.md")
 TABLES = {"runs": listing.build, "table1": table1.build, "times": listing.times, "natural": natural.build}
 BEHIND = {"table1": (natural.build, listing.times, listing.commands)}  # what else a table's page has
+FIGURES = {name: getattr(figures, name) for name in ("figure1", "figure2", "figure3", "figure4")}
 
 
 def run(run, *, table, out):
@@ -17,22 +18,59 @@ def run(run, *, table, out):
 
     Args:
       run: a run folder, a sweep's, or one that holds such folders.
-      table: 'runs', 'table1', 'times' or 'natural'.
-      out: a Markdown file; None: docs/results.md for table1 where there is a folder docs, else none.
+      table: 'runs', 'table1', 'times', 'natural', or of runs of transfer 'figure1' to 'figure4'.
+      out: a Markdown file, a figure's picture beside it; None: docs/results.md for table1 where there is a folder docs,
+        else none.
     Returns:
-      (Table, messages of folders that could not be read, path that was written or None).
+      (Table, messages of folders that could not be read, what was written or None).
     Raises:
       UserError: no such folder, no run in it, an unknown table, or a file that cannot be written.
     """
-    make = TABLES[checks.one_of("table", table, tuple(TABLES))]
+    if checks.one_of("table", table, (*TABLES, *FIGURES)) in FIGURES:
+        return _figure(run, table, out)
     found, troubles = runs.find(run)
-    if not found:
+    trained = transfers.find(run)[0] if table == "runs" else []
+    if not found and not trained:
         raise checks.UserError("; ".join([f"run: expected at least one run in {run}, got none", *troubles]))
+    made = [TABLES[table](found), *(more(found) for more in BEHIND.get(table, ()))] if found else []
+    made += [listing.of_transfers(trained)] if trained else []
     path = pathlib.Path(out) if out else _page(table)
     if path:
-        tables = [make(found), *(more(found) for more in BEHIND.get(table, ()))]
-        _write(path, _text(run, table, out, tables, troubles))
-    return make(found), troubles, path
+        _write(path, _text(run, table, out, [*map(markdown, made)], troubles))
+    return _with_others(made[0], trained if found else []), troubles, path
+
+
+def _figure(run, table, out):
+    """The same for one of the paper's figures, from the runs of transfer that have ended."""
+    found, troubles = transfers.find(run)
+    networks = points.of_networks(found)
+    if not networks:
+        none = f"run: expected runs of kipx transfer in {run} that have ended, got none"
+        raise checks.UserError("; ".join([none, *troubles]))
+    measured, more = evaluations.find(run)
+    troubles += [*more, *(f"{one.name}: left out, it has not ended" for one in found if not one.finished)]
+    made, panels = FIGURES[table](networks, points.of_kernels(found), measured)
+    if out:
+        picture = pathlib.Path(out).with_suffix(".png")
+        if pathlib.Path(out) == picture:
+            raise checks.UserError(f"out: expected a Markdown file, beside which the picture is put, got {out}")
+        _write(picture, charts.png(panels))
+        typed = "\n".join(["## Commands", "", *(f"    {command}" for command in points.commands(found)), ""])
+        _write(
+            pathlib.Path(out),
+            _text(run, table, out, [f"![{made.title}]({picture.name})\n", markdown(made), typed], troubles),
+        )
+    return made, troubles, out
+
+
+def _with_others(table, trained):
+    """The table with a note of the runs of transfer that stand in the same folder."""
+    if not trained:
+        return table
+    note = (
+        f"Beside them {len(trained)} runs of kipx transfer, {trained[0].name} the first: run=<their folder> lists them."
+    )
+    return table._replace(notes=(*table.notes, note))
 
 
 def _page(table):
@@ -40,9 +78,9 @@ def _page(table):
     return PAGE if table == "table1" and PAGE.parent.is_dir() else None
 
 
-def _text(run, table, out, tables, troubles):
+def _text(run, table, out, parts, troubles):
     typed = ["kipx", "report", f"run={run}", f"table={table}", *([f"out={out}"] if out else [])]
-    lines = ["# Results", "", f"Written by `{shlex.join(typed)}`.", "", *map(markdown, tables)]
+    lines = ["# Results", "", f"Written by `{shlex.join(typed)}`.", "", *parts]
     lines += ["## Left out", "", *(f"- {trouble}" for trouble in troubles)] if troubles else []
     return "\n".join(lines).rstrip() + "\n"
 

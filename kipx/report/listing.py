@@ -2,6 +2,7 @@
 
 import itertools
 
+from kipx.report.points import Point, cell
 from kipx.report.tables import Table, duration, percent
 
 _TWICE = ("dataset.load.", "dataset.data_dir", "dataset.raw_dir", "resume", "logger", "checkpoint.")
@@ -24,6 +25,34 @@ def build(runs):
         for run, one in zip(runs, flat, strict=True)
     ]
     return Table("Runs", ("run", *differing, ">step", ">test accuracy", ">time of steps"), rows)
+
+
+def of_transfers(transfers):
+    """One row a run of transfer: where its config differs from the others', and what each of its sets reached.
+
+    Args:
+      transfers: list of kipx.report.transfers.Transfer.
+    Returns:
+      kipx.report.tables.Table.
+    """
+    flat = [{k: v for k, v in _pairs(run.config, "") if not k.startswith(_TWICE)} for run in transfers]
+    keys = list(dict.fromkeys(itertools.chain(*flat)))
+    differing = [key for key in keys if len({one.get(key) for one in flat}) > 1]
+    sets = list(dict.fromkeys(itertools.chain(*(run.summary.get("sets", {}) for run in transfers))))
+    rows = [
+        (run.name, *(one.get(key, "") for key in differing), *_trained(run, sets))
+        for run, one in zip(transfers, flat, strict=True)
+    ]
+    columns = ("run", *differing, ">networks", *(f">{name}" for name in sets))
+    notes = ("Test accuracy in percent of each set's networks: mean ± sample standard deviation.",)
+    return Table("Runs of transfer", columns, rows, notes)
+
+
+def _trained(run, sets):
+    if not run.finished:
+        return ("not ended", *("" for _ in sets))
+    each = [Point({}, run.accuracies(name)) for name in sets]
+    return (str(run.config["networks"]), *(cell(point) if point.accuracies else "" for point in each))
 
 
 def commands(runs):

@@ -29,7 +29,7 @@ def support_png(initial, learned, labels, class_names, *, most=20):
         axes[row][0].set_ylabel(title)
     for axis, place in zip(axes[0], places, strict=True):
         axis.set_title(class_names[int(np.argmax(labels[place]))], fontsize=9)
-    return _png(figure)
+    return as_png(figure)
 
 
 def labels_png(images, labels, class_names, *, most=20):
@@ -52,10 +52,11 @@ def labels_png(images, labels, class_names, *, most=20):
             axis.set(xticks=[], yticks=[])
     axes[0][0].set_ylabel("image")
     axes[1][0].set_ylabel("label")
-    return _png(figure)
+    return as_png(figure)
 
 
-def _png(figure):
+def as_png(figure):
+    """A matplotlib figure as the bytes of a PNG, the same for the same figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     return buffer.getvalue()

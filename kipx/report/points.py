@@ -1,0 +1,142 @@
+"""What runs of transfer measured, one number with its spread for each setting, and tables of such numbers."""
+
+import collections
+import pathlib
+import shlex
+from typing import NamedTuple
+
+import numpy as np
+
+from kipx.report.tables import Table, percent
+
+KRR = "kernel ridge regression"  # in place of a loss
+SET, STEP, NETWORK, WIDTH, NORMALIZATION, LOSS = "set", "KIP step", "network", "width", "normalization", "loss"
+LAST = "last"
+_SETTINGS = ("label_scale", "factor", "momentum", "l2", "centred", "batch_size")
+
+
+class Point(NamedTuple):
+    """One number of a table.
+
+    Attributes:
+      settings: {what: value} of all that decides it.
+      accuracies: of each network; of kernel ridge regression the one there is.
+    """
+
+    settings: dict
+    accuracies: tuple
+
+    @property
+    def mean(self):
+        """Of the networks' test accuracies."""
+        return float(np.mean(self.accuracies))
+
+    @property
+    def spread(self):
+        """Their sample standard deviation, 0 of one."""
+        return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else 0.0
+
+    def at(self, key):
+        """The value of one setting, None if it has none."""
+        return self.settings.get(key)
+
+
+def of_networks(transfers):
+    """A Point for each run of transfer that has ended; of equal settings the first."""
+    points = [Point(_settings(run), run.accuracies()) for run in transfers if run.finished and run.accuracies()]
+    return list({str(point.settings): point for point in reversed(points)}.values())[::-1]
+
+
+def of_kernels(transfers):
+    """A Point for what each set reaches under the kernel that it was distilled with."""
+    found = {
+        (run.source, _step(run)): run.summary["kernel_test_accuracy"]
+        for run in transfers
+        if "kernel_test_accuracy" in run.summary
+    }
+    return [Point({SET: source, STEP: step, LOSS: KRR}, (share,)) for (source, step), share in found.items()]
+
+
+def values(points, key):
+    """The different values of a setting, in order."""
+    found = {point.at(key) for point in points} - {None}
+    return sorted(found, key=lambda value: (isinstance(value, str), value))
+
+
+def pivot(title, points, column, notes=()):
+    """A table with a column for each value of one setting, and a row for each of the others' that there is.
+
+    Args:
+      title: one line.
+      points: list of Point.
+      column: the setting.
+      notes: more lines below it.
+    Returns:
+      kipx.report.tables.Table; settings that all networks share stand below it.
+    """
+    trained = [point for point in points if point.at(LOSS) != KRR]
+    keys = [key for key in trained[0].settings if key != column and len(values(trained, key)) > 1]
+    same = [key for key in trained[0].settings if key not in (*keys, column)]
+    if LOSS in same and len(trained) < len(points):
+        keys, same = [*keys, LOSS], [key for key in same if key != LOSS]
+    columns, cells = values(points, column), collections.defaultdict(dict)
+    for point in points:
+        row = tuple(_text(point.at(key)) for key in keys)
+        cells[row].setdefault(point.at(column), cell(point))
+    rows = [(*row, *(found.get(value, "") for value in columns)) for row, found in cells.items()]
+    headings = (*keys, *(f">{column} {value}" for value in columns))
+    shared = ", ".join(f"{key} {_text(trained[0].at(key))}" for key in same)
+    return Table(title, headings, rows, (*_notes(trained), f"All networks: {shared}.", *notes))
+
+
+def cell(point):
+    """'97.3 ± 0.1' percent; without a spread where there is one number."""
+    spread = f" ± {percent(point.spread)}" if len(point.accuracies) > 1 else ""
+    return f"{percent(point.mean)}{spread}"
+
+
+def commands(transfers):
+    """The commands that made the runs, those of a sweep as one, in the order of their folders."""
+    together = collections.defaultdict(dict)
+    for run in transfers:
+        words = shlex.split(run.command)
+        for word in words[2:]:
+            key, _, value = word.partition("=")
+            together[str(pathlib.PurePath(run.name).parent)].setdefault(key, {})[value] = None
+    made = [[f"{key}={','.join(values)}" for key, values in keys.items()] for keys in together.values()]
+    return [shlex.join(["kipx", "transfer", *(["-m"] if "," in " ".join(words) else []), *words]) for words in made]
+
+
+def _notes(trained):
+    counts = sorted({len(point.accuracies) for point in trained})
+    over = " or ".join(map(str, counts))
+    return (f"Test accuracy in percent: mean ± sample standard deviation over {over} networks, which differ in start.",)
+
+
+def _settings(run):
+    summary, trainer, network = run.summary, run.config["trainer"], run.config["network"]
+    return {
+        SET: run.source,
+        STEP: _step(run),
+        "images": summary["images"],
+        "preprocessing": summary["preprocessing"],
+        NETWORK: run.network,
+        WIDTH: run.width,
+        "parameterization": network["parameterization"],
+        NORMALIZATION: network["normalization"],
+        LOSS: run.loss,
+        **{key: trainer[key] for key in _SETTINGS},
+        "training steps": trainer["steps"],
+        "augmentation rate": run.config["augment"]["rate"],
+        "seed": run.config["seed"],
+    }
+
+
+def _step(run):
+    return LAST if run.step is None else run.step
+
+
+def _text(value):
+    if value is None:
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value).replace("_", " ")
