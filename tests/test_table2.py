@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from kipx import artifacts, checks
+from kipx.commands import report
 from kipx.report import paper, table2
 from kipx.report.transfers import Transfer
 
@@ -90,3 +92,20 @@ def test_every_set_of_a_run_is_listed_and_runs_that_have_not_ended_are_not():
         "0.1 to 0.2",
         "2 cores",
     )
+
+
+def test_the_command_writes_table_2_and_the_page_of_results_has_it(tmp_path):
+    run = transfer({"distilled": (0.8, [0.7, 0.9])})
+    folder = tmp_path / "runs" / "one"
+    config = {**run.config, "trainer": {"loss": "mse"}, "networks": 2, "seed": 0}
+    artifacts.create(folder, config=config, overrides=["run=x"])
+    artifacts.write_json(folder / "summary.json", run.summary)
+    table, troubles, _ = report.run(str(tmp_path / "runs"), table="table2", out=str(tmp_path / "page.md"))
+    assert not troubles
+    assert table.title.startswith("Table 2")
+    text = (tmp_path / "page.md").read_text()
+    assert "80.0 ± 10.0 (2 networks, width 64, mse)" in text
+    assert "`kipx transfer run=x`" in text
+    with pytest.raises(checks.UserError, match=r"run: expected runs of kipx transfer in .*empty, got none"):
+        (tmp_path / "empty").mkdir()
+        report.run(str(tmp_path / "empty"), table="table2", out=None)

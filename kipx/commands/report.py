@@ -4,12 +4,13 @@ import pathlib
 import shlex
 
 from kipx import artifacts, checks
-from kipx.report import charts, evaluations, figures, listing, natural, points, runs, table1, transfers
+from kipx.report import charts, evaluations, figures, listing, natural, points, runs, table1, table2, transfers
 from kipx.report.tables import markdown
 
 PAGE = pathlib.Path("docs/results.md")
 TABLES = {"runs": listing.build, "table1": table1.build, "times": listing.times, "natural": natural.build}
 BEHIND = {"table1": (natural.build, listing.times, listing.commands)}  # what else a table's page has
+NETWORKS = (table2.build, table2.listing)  # what the page of results and table2's have of runs of transfer
 FIGURES = {name: getattr(figures, name) for name in ("figure1", "figure2", "figure3", "figure4")}
 
 
@@ -18,7 +19,7 @@ def run(run, *, table, out):
 
     Args:
       run: a run folder, a sweep's, or one that holds such folders.
-      table: 'runs', 'table1', 'times', 'natural', or of runs of transfer 'figure1' to 'figure4'.
+      table: 'runs', 'table1', 'times', 'natural', or of runs of transfer 'table2', 'figure1' to 'figure4'.
       out: a Markdown file, a figure's picture beside it; None: docs/results.md for table1 where there is a folder docs,
         else none.
     Returns:
@@ -26,18 +27,32 @@ def run(run, *, table, out):
     Raises:
       UserError: no such folder, no run in it, an unknown table, or a file that cannot be written.
     """
-    if checks.one_of("table", table, (*TABLES, *FIGURES)) in FIGURES:
+    if checks.one_of("table", table, (*TABLES, "table2", *FIGURES)) in FIGURES:
         return _figure(run, table, out)
+    if table == "table2":
+        return _table2(run, table, out)
     found, troubles = runs.find(run)
-    trained = transfers.find(run)[0] if table == "runs" else []
+    trained = transfers.find(run)[0] if table in ("runs", "table1") else []
     if not found and not trained:
         raise checks.UserError("; ".join([f"run: expected at least one run in {run}, got none", *troubles]))
     made = [TABLES[table](found), *(more(found) for more in BEHIND.get(table, ()))] if found else []
-    made += [listing.of_transfers(trained)] if trained else []
+    more = {"runs": (listing.of_transfers,), "table1": NETWORKS}.get(table, ()) if trained else ()
+    made += [make(trained) for make in more]
     path = pathlib.Path(out) if out else _page(table)
     if path:
         _write(path, _text(run, table, out, [*map(markdown, made)], troubles))
     return _with_others(made[0], trained if found else []), troubles, path
+
+
+def _table2(run, table, out):
+    """The same for Table 2, from the runs of transfer."""
+    found, troubles = transfers.find(run)
+    if not found:
+        raise checks.UserError("; ".join([f"run: expected runs of kipx transfer in {run}, got none", *troubles]))
+    made = [make(found) for make in NETWORKS]
+    if out:
+        _write(pathlib.Path(out), _text(run, table, out, map(markdown, made), troubles))
+    return made[0], troubles, out
 
 
 def _figure(run, table, out):
