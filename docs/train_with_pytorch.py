@@ -19,7 +19,7 @@ x, y = own["images"], own["labels"].float()
 x_test = (torch.tensor(test["x_test"]).permute(0, 3, 1, 2) - own["mean"]) / own["std"]
 rows = x_test.flatten(1)
 rows = nn.functional.normalize(rows - rows.mean(1, keepdim=True)) if own["unit_norm"] else rows
-x_test = (rows @ own["whitening"]).view_as(x_test) if own["whitening"].numel() else x_test
+x_test = (rows @ own["whitening"].to(rows.dtype)).view_as(x_test) if own["whitening"].numel() else x_test
 
 pools = range(2 if x.shape[-1] < 16 else 3)
 blocks = [layer for _ in pools for layer in (nn.LazyConv2d(width, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2))]
