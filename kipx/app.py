@@ -73,9 +73,19 @@ def _job(command, launch, cfg):
 
 
 def without_plus(command, arguments):
-    """The arguments; groups that the command's defaults list holds open lose their plus, which Hydra would refuse."""
-    opened = tuple(f"+{group}=" for group in _open_groups(command))
-    return [argument[1:] if argument.startswith(opened) else argument for argument in arguments]
+    """The arguments; groups that the command's defaults list holds open lose their plus, which Hydra would refuse.
+
+    Hydra refuses an option that is a number too, such as figure=3: it gets quotes.
+    """
+    opened = re.compile(rf"\+?({'|'.join(_open_groups(command))})=(.*)")
+
+    def plain(argument):
+        if not (found := opened.fullmatch(argument)):
+            return argument
+        group, option = found.groups()
+        return f"{group}='{option}'" if option.isdigit() else f"{group}={option}"
+
+    return [plain(argument) for argument in arguments]
 
 
 def _open_groups(config):

@@ -5,6 +5,7 @@ import operator
 import pathlib
 import re
 import sys
+import types
 
 import contract
 import jax
@@ -15,7 +16,7 @@ import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from kipx import app, arguments, checks, cli, config
+from kipx import app, arguments, checks, cli, config, merged
 from kipx.commands import distill, label_solve
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -101,16 +102,29 @@ def test_every_option_distils(group, option, tiny_npz, tiny_rgb_npz, prepared, t
 
 
 def command_of(path):
-    return re.search(rf"^# kipx (\S+) -m \+{named(path)}$", path.read_text(), re.MULTILINE)[1]
+    return re.search(rf"^# kipx (\S+) -m \+{named(path)}( run=<folder>)?$", path.read_text(), re.MULTILINE)[1]
 
 
 def swept(path):
     return app.without_plus(command_of(path), [f"+{named(path)}"])
 
 
+def resolved(command, *overrides):
+    """The config of a command, what transfer takes from a run filled in."""
+    if command != "transfer":
+        return composed(*overrides, command=command)
+    saved = OmegaConf.to_container(composed(), resolve=True)
+    return merged.with_set(composed("run=x", *overrides, command=command), saved)
+
+
+def of_ten_classes(values):
+    return arguments.transfer(values, types.SimpleNamespace(labels=np.zeros((10, 10))))
+
+
 SWEPT = {
     "distill": (arguments.DISTILL, arguments.distill),
     "label-solve": (arguments.LABEL_SOLVE, arguments.label_solve),
+    "transfer": (arguments.TRANSFER, of_ten_classes),
 }
 SWEEPS = sorted((ROOT / "sweeps").glob("*/*.yaml"))
 
@@ -123,12 +137,13 @@ def named(path):
 def test_every_sweep_composes_and_sweeps_over_keys_that_exist(path):
     text, command = path.read_text(), command_of(path)
     schema, build = SWEPT[command]
-    values = config.plain(composed(*swept(path), command=command), schema)
+    values = config.plain(resolved(command, *swept(path)), schema)
     build(values)
-    if command == "distill":
-        assert config.plain(composed(*swept(path), "debug=tiny"), schema)["steps"] == 2, "debug wins"
+    if command != "label-solve":
+        tiny = config.plain(resolved(command, *swept(path), "debug=tiny"), schema)
+        assert (tiny["trainer"] if command == "transfer" else tiny)["steps"] <= 20, "debug wins"
     for key in yaml.safe_load(text)["hydra"]["sweeper"]["params"]:
-        assert OmegaConf.select(composed(command=command), key, default="absent") != "absent", key
+        assert OmegaConf.select(resolved(command), key, default="absent") != "absent", key
 
 
 @pytest.mark.parametrize("option", contract.GROUPS["form"])
@@ -140,12 +155,14 @@ def test_every_form_solves(option, tiny_npz, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", SWEEPS, ids=named)
+@pytest.mark.parametrize("path", [path for path in SWEEPS if command_of(path) != "transfer"], ids=named)
 def test_every_sweep_runs_to_its_end(path, tiny_npz, tiny_rgb_npz, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    gray = "mnist" in path.stem or path.parent.name == "demo"
-    arguments = ["-m", f"+{named(path)}", "debug=tiny", "logger=none", "kernel=fc", "hydra.sweep.dir=sweep"]
-    arguments += ["support.per_class=1,2", "dataset=npz", f"dataset.path={tiny_npz if gray else tiny_rgb_npz}"]
+    gray = "mnist" in path.stem or path.parent.name in ("demo", "sampled")
+    arguments = ["-m", f"+{named(path)}", "debug=tiny", "logger=none", "hydra.sweep.dir=sweep", "dataset.pools=1"]
+    kernels = path.parent.name == "sampled"  # is what it sweeps over
+    arguments += ["support.per_class=1"] if kernels else ["support.per_class=1,2", "kernel=fc"]
+    arguments += ["dataset=npz", f"dataset.path={tiny_npz if gray else tiny_rgb_npz}"]
     monkeypatch.setattr(sys, "argv", ["kipx"])
     assert cli.run(command_of(path), arguments) == 0
     assert all((job / "summary.json").is_file() for job in (tmp_path / "sweep").iterdir() if job.is_dir())

@@ -3,6 +3,7 @@
 import itertools
 import json
 import pathlib
+import re
 import shlex
 
 import yaml
@@ -66,7 +67,8 @@ def typed(path):
     overrides = yaml.safe_load(kept.read_bytes()) if kept.is_file() else None
     if not isinstance(overrides, list):
         return None
-    return [override for override in overrides if not override.lstrip("+~").startswith(_LOCAL)]
+    kept = [override for override in overrides if not override.lstrip("+~").startswith(_LOCAL)]
+    return [re.sub(r"='(\d+)'$", r"=\1", override) for override in kept]  # kipx.app quotes options that are numbers
 
 
 def command(name, overrides):
