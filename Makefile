@@ -1,5 +1,5 @@
 # make demo and make test do all the set-up, on a machine with git, make and Python >= 3.11.
-.PHONY: demo test test-slow lint lock agreement accuracy bench bench-engines bench-plan bench-transfer docs clean
+.PHONY: demo test test-slow lint lock agreement accuracy bench bench-engines bench-plan bench-transfer figures docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,6 +36,9 @@ bench-plan: $(VENV)/installed
 
 bench-transfer: $(VENV)/installed
 	$(BIN)/python benchmarks/transfer.py docs/results/transfer_speed.json docs/transfer_speed.md
+# Figures 1 to 4 of the paper on digits; goes on where it was stopped
+figures: $(VENV)/installed
+	$(BIN)/python benchmarks/figures.py
 
 docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'

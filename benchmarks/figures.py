@@ -22,8 +22,8 @@ DISTILL = ["distill", "steps=54", "baseline.draws=0"]
 SAMPLED = ("sampled", "convnet", "convvec", "convvec8")
 # 1/16 of the paper's width and 1/25 of its steps: two cores, ten images
 SMALL = ["network.width=64", "trainer.steps=200", "trainer.evaluations=4", "networks=2"]
-CHECKPOINTS = "step=0,2,8,18,54"
-WIDTHS = "network.width=16,32,64,128,256"
+CHECKPOINTS = "step=0,2,8,54"
+WIDTHS = "network.width=16,32,64,128"
 
 
 def sets(*names):
