@@ -36,6 +36,7 @@ bench-plan: $(VENV)/installed
 
 bench-transfer: $(VENV)/installed
 	$(BIN)/python benchmarks/transfer.py docs/results/transfer_speed.json docs/transfer_speed.md
+
 # Figures 1 to 4 of the paper on digits; goes on where it was stopped
 figures: $(VENV)/installed
 	$(BIN)/python benchmarks/figures.py
