@@ -7,7 +7,6 @@ from kipx import centroids, checks, support
 from kipx.config import CALL, build
 from kipx.data import cache, folder
 from kipx.engine import sharded
-from kipx.finite import losses, network
 from kipx.sampled import Member, check
 
 _DATASET = {"load": CALL, "pools": int, "path": str | None, "data_dir": str | None, "raw_dir": str | None}
@@ -180,6 +179,8 @@ def plan(values):
 
 def transfer(values, distilled):
     """Arguments of `kipx.commands.transfer.run`, built and thereby checked before anything is written."""
+    from kipx.finite import losses  # flax takes a second
+
     recipe = dict(values["trainer"])
     evaluations, validation = recipe.pop("evaluations"), recipe.pop("validation")
     loss = losses.build(recipe.pop("loss"), label_scale=recipe.pop("label_scale"))
@@ -200,6 +201,8 @@ def transfer(values, distilled):
 
 
 def _network(section, distilled):
+    from kipx.finite import network
+
     choices = {key: section[key] for key in ("width", "parameterization", "normalization")}
     architecture = build(section["architecture"], "network.architecture")
     return network(architecture, classes=distilled.labels.shape[1], **choices)
