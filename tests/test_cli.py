@@ -173,7 +173,7 @@ def test_help_and_completion_do_not_import_jax(tmp_path):
     program = "import sys; from kipx import cli; cli.main(); sys.exit('jax' in sys.modules)"
     cases = [
         (["--help"], "", "kipx distill [overrides]"),
-        (["distill", "--help"], "", "kernel: convnet, convnet3, convvec, fc, myrtle"),
+        (["distill", "--help"], "", "kernel: convnet, convnet3, convvec, convvec8, fc, myrtle"),
         (["label-solve", "--help"], "", "form: least_norm, notebook"),
         (["evaluate", "--help"], "", "run: ???"),
         (["prepare", "--help"], "", "dataset: cifar10, cifar100, digits"),
