@@ -135,7 +135,7 @@ def _rows(biases, x):
 
 
 def _convolve(x, weights, size):
-    """On a CPU, XLA's gradient of a convolution takes ten times the matrix product of its windows."""
+    """On a CPU, XLA's convolutions inside a loop take ten times the matrix product of their windows."""
     return lax.platform_dependent(x, weights, cpu=_by_windows(size), default=_by_library(size))
 
 

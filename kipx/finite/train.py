@@ -1,7 +1,7 @@
 """Training of finite networks on support sets by SGD with momentum: all networks at once, a stretch of steps a call.
 
 A network is one start (of a seed) trained on one set. Every array of a state has the networks as its first axis; they
-are spread over the local devices, and a network's numbers do not depend on how many others there are.
+are spread over the local devices. How many others there are changes a network's numbers by rounding alone.
 """
 
 import math
@@ -127,23 +127,28 @@ def build(network, loss, *, factor, momentum, l2, batch_size, steps, centred=Fal
 
 
 def over_networks(function):
-    """Maps function(network, *shared) over the networks' axis, spread over as many local devices as divide them.
+    """Maps function(network, *shared) over the networks' axis, spread over the local devices.
 
-    On a CPU the networks of a device go one after the other, elsewhere all at once: on a CPU a batch of small matrix
-    products gains nothing.
+    Where they do not divide the networks, the last one is trained more than once. On a CPU the networks of a device go
+    one after the other, elsewhere all at once: on a CPU a batch of small matrix products gains nothing.
     """
 
     def mapped(networks, *shared):
-        count, devices = len(jax.tree.leaves(networks)[0]), jax.local_devices()
-        mesh = Mesh(np.asarray(devices[: math.gcd(count, len(devices))]), ("networks",))
-        at_once = None if devices[0].platform == "cpu" else count
+        count = len(jax.tree.leaves(networks)[0])
+        devices = jax.local_devices()[:count]
+        mesh = Mesh(np.asarray(devices), ("networks",))
+        each = math.ceil(count / len(devices))
+        at_once = None if devices[0].platform == "cpu" else each
+        places = np.minimum(np.arange(each * len(devices)), count - 1)
 
         def of_a_device(networks, *shared):
             return jax.lax.map(lambda one: function(one, *shared), networks, batch_size=at_once)
 
         first, every = PartitionSpec("networks"), PartitionSpec()
         specs = {"in_specs": (first, *(every for _ in shared)), "out_specs": first}
-        return jax.shard_map(of_a_device, mesh=mesh, check_vma=False, **specs)(networks, *shared)
+        spread = jax.shard_map(of_a_device, mesh=mesh, check_vma=False, **specs)
+        found = spread(jax.tree.map(lambda leaf: leaf[places], networks), *shared)
+        return jax.tree.map(lambda leaf: leaf[:count], found)
 
     return mapped
 
