@@ -20,8 +20,9 @@ SETS = RUNS / "sets"
 QUIET = "logger=none"
 DISTILL = ["distill", "steps=54", "baseline.draws=0"]
 SAMPLED = ("sampled", "convnet", "convvec", "convvec8")
-# 1/16 of the paper's width and 1/25 of its steps: two cores, ten images
-SMALL = ["network.width=64", "trainer.steps=200", "trainer.evaluations=4", "networks=2"]
+# 1/16 of the paper's width and 1/25 of its steps: two cores, ten images. With the default factor of 0.5 a network of
+# Conv-Vec8 diverged under cross entropy.
+SMALL = ["network.width=64", "trainer.steps=200", "trainer.factor=0.25", "trainer.evaluations=4", "networks=2"]
 CHECKPOINTS = "step=0,2,8,54"
 WIDTHS = "network.width=16,32,64,128"
 
@@ -49,7 +50,10 @@ COMMANDS = {  # folder of the runs -> command
         "trainer.loss=mse,cross_entropy",
     ],
     RUNS / "figure3/label_solve": ["transfer", "-m", "+figure=3", sets("label_solve"), "step=null", *SMALL, WIDTHS],
-    RUNS / "figure4": ["transfer", "-m", "+figure=4", sets("convnet"), CHECKPOINTS, *SMALL],
+    RUNS / "figure4": [
+        *("transfer", "-m", "+figure=4", sets("convnet"), *SMALL),
+        *("step=0,2,54", "trainer.factor=0.1,0.25,0.5"),
+    ],
 }
 FIGURES = ("figure1", "figure2", "figure3", "figure4")
 
@@ -83,7 +87,9 @@ def call(typed):
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / RUNS / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    subprocess.run([program, *typed[1:]], cwd=ROOT, env={**os.environ, **cache}, check=True)
+    code = subprocess.run([program, *typed[1:]], cwd=ROOT, env={**os.environ, **cache}, check=False).returncode
+    if code not in (0, 3):  # 3: a network of a sweep diverged; the page names it
+        sys.exit(code)
 
 
 def main():

@@ -18,6 +18,8 @@ from kipx.commands import report
 from kipx.commands import transfer as command
 from kipx.report import listing, points, runs, transfers
 
+MSE = points.LOSSES["mse"]
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, distilled):  # noqa: F811
@@ -158,10 +160,10 @@ def test_figure_1_has_kernels_and_networks_side_by_side(put):
     table, troubles, _ = figure(put.folder, 1, str(put.folder / "f.md"))
     assert [trouble.partition(":")[0] for trouble in troubles] == ["k9"]
     found = {(row["set"], row["loss"]): row for row in cells(table)}
-    assert found["all", points.KRR]["network convvec depth 3"] == "30.0"
-    assert found["all", "mse"]["network convvec depth 3"] == "60.0"
-    assert found["one", "mse"]["network convvec depth 3"] == ""
-    assert found["one", points.KRR]["network convnet depth 1"] == "45.0"
+    assert found["all", points.KRR]["convvec depth 3"] == "30.0"
+    assert found["all", MSE]["convvec depth 3"] == "60.0"
+    assert found["one", MSE]["convvec depth 3"] == ""
+    assert found["one", points.KRR]["convnet depth 1"] == "45.0"
 
 
 def test_figure_2_names_the_variations(put):
@@ -171,14 +173,14 @@ def test_figure_2_names_the_variations(put):
     table, _, out = figure(put.folder, 2, str(put.folder / "f.md"))
     rows = {(row["network"], row["normalization"], row["loss"]): row for row in cells(table)}
     spread = 100 * statistics.stdev([0.1, 0.2])
-    assert rows["convnet", "layer", "mse"]["KIP step 2"] == f"15.0 ± {spread:.1f}"
+    assert rows["convnet", "layer", MSE]["KIP step 2"] == f"15.0 ± {spread:.1f}"
     assert rows["", "", points.KRR]["KIP step 2"] == "90.0"
     text = (put.folder / "f.md").read_text()
     for words in (
         "width 8",
         "images 10",
         "preprocessing standardize",
-        "l2 0.001",
+        "L2 0.001",
         "training steps 20",
         "over 2 networks",
     ):
@@ -198,7 +200,7 @@ def test_figure_3_has_settings_widths_and_sets_without_checkpoints(put):
     found = transfers.find(put.folder)[0]
     table, panels = figures.figure3(points.of_networks(found), points.of_kernels(found), [])
     left, middle, right = panels
-    assert [series.label for series in left.series] == ["convnet, cross entropy", "convnet, mse"]
+    assert [series.label for series in left.series] == ["convnet, cross entropy", "convnet, mean squared error"]
     assert "width 8" in left.title
     assert [series.label for series in middle.series] == ["4", "8", "16", points.KRR]
     assert (right.series[0].x, right.series[1].y) == ([4, 8, 16], [0.8, 0.8])
@@ -218,6 +220,18 @@ def test_figure_4_sets_each_run_against_its_own_start(put):
     _, (panel,) = figures.figure4(points.of_networks(found), points.of_kernels(found), [])
     (series,) = panel.series
     assert (series.label, sorted(zip(series.x, series.y, strict=True))) == ("2", [(0.2, 0.6), (0.3, 0.5)])
+
+
+def test_a_run_that_broke_off_is_left_out_with_its_reason(put):
+    put("1", [0.7, 0.8], step=0)
+    for name, message in (("2", "step 47: the loss is nan; lower trainer.factor (/home/me)"), ("3", "")):
+        folder = put(name, [0.1, 0.1], step=2)
+        (folder / "summary.json").unlink()
+        (folder / "job.json").write_text(json.dumps({"message": message}))
+    table, troubles, _ = figure(put.folder, 2)
+    assert troubles == ["2: left out, step 47: the loss is nan", "3: left out, it has not ended"]
+    assert table.columns == ("loss", ">KIP step 0")
+    assert cells(table)[0]["KIP step 0"].startswith("75.0")
 
 
 def test_equal_runs_count_once(put):

@@ -63,7 +63,7 @@ def _figure(run, table, out):
         none = f"run: expected runs of kipx transfer in {run} that have ended, got none"
         raise checks.UserError("; ".join([none, *troubles]))
     measured, more = evaluations.find(run)
-    troubles += [*more, *(f"{one.name}: left out, it has not ended" for one in found if not one.finished)]
+    troubles += [*more, *(_unfinished(one) for one in found if not one.finished)]
     made, panels = FIGURES[table](networks, points.of_kernels(found), measured)
     if out:
         picture = pathlib.Path(out).with_suffix(".png")
@@ -71,11 +71,15 @@ def _figure(run, table, out):
             raise checks.UserError(f"out: expected a Markdown file, beside which the picture is put, got {out}")
         _write(picture, charts.png(panels))
         typed = "\n".join(["## Commands", "", *(f"    {command}" for command in points.commands(found)), ""])
-        _write(
-            pathlib.Path(out),
-            _text(run, table, out, [f"![{made.title}]({picture.name})\n", markdown(made), typed], troubles),
-        )
+        parts = [f"![{made.title}]({picture.name})\n", markdown(made._replace(title="Numbers")), typed]
+        _write(pathlib.Path(out), _text(run, table, out, parts, troubles, made.title))
     return made, troubles, out
+
+
+def _unfinished(transfer):
+    """That a run has not ended, and what it said."""
+    said = transfer.message.partition(";")[0].splitlines()  # what follows is what to do, and folders
+    return f"{transfer.name}: left out, {said[0] if said else 'it has not ended'}"
 
 
 def _with_others(table, trained):
@@ -93,9 +97,9 @@ def _page(table):
     return PAGE if table == "table1" and PAGE.parent.is_dir() else None
 
 
-def _text(run, table, out, parts, troubles):
+def _text(run, table, out, parts, troubles, title="Results"):
     typed = ["kipx", "report", f"run={run}", f"table={table}", *([f"out={out}"] if out else [])]
-    lines = ["# Results", "", f"Written by `{shlex.join(typed)}`.", "", *parts]
+    lines = [f"# {title}", "", f"Written by `{shlex.join(typed)}`.", "", *parts]
     lines += ["## Left out", "", *(f"- {trouble}" for trouble in troubles)] if troubles else []
     return "\n".join(lines).rstrip() + "\n"
 

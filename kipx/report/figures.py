@@ -5,7 +5,6 @@ from kipx.report import charts, points
 from kipx.report.charts import Panel, Series
 from kipx.report.points import KRR, LAST, LOSS, NETWORK, NORMALIZATION, SET, STEP, WIDTH
 
-_LOSSES = {"mse": "mean squared error", "cross_entropy": "cross entropy", "soft_cross_entropy": "soft cross entropy"}
 _KIP_STEPS = "KIP steps"
 
 
@@ -23,9 +22,7 @@ def figure1(networks, kernels, evaluated):
     table = points.pivot("Figure 1: sampled and single kernels", [*evaluated, *networks], NETWORK)
     shown = [(KRR, evaluated)] if evaluated else []
     shown += [(loss, _where(networks, LOSS, loss)) for loss in points.values(networks, LOSS)]
-    panels = [
-        Panel(_loss(loss), SET, charts.NAMES, "architecture", _lines(found, SET, NETWORK)) for loss, found in shown
-    ]
+    panels = [Panel(loss, SET, charts.NAMES, "architecture", _lines(found, SET, NETWORK)) for loss, found in shown]
     return table, panels
 
 
@@ -41,7 +38,7 @@ def figure2(networks, kernels, evaluated):
     for loss in points.values(networks, LOSS):
         found = [_with(point, "variation", _variation(point, networks)) for point in _where(networks, LOSS, loss)]
         series = [*_lines(found, "variation", STEP), *_dashed(kernels, STEP)]
-        panels.append(Panel(_loss(loss), "network", charts.STEPS, _KIP_STEPS, series))
+        panels.append(Panel(loss, "network", charts.STEPS, _KIP_STEPS, series))
     return table, panels
 
 
@@ -92,7 +89,7 @@ def figure4(networks, kernels, evaluated):
                 natural = [start[_hyperparameters(point)] for point in found]
                 series.append(Series(str(step), natural, [point.mean for point in found], []))
         x_label = f"natural images: {charts.ACCURACY}"
-        panels.append(Panel(_loss(loss), _KIP_STEPS, charts.ACCURACIES, x_label, series, ordered=True))
+        panels.append(Panel(loss, _KIP_STEPS, charts.ACCURACIES, x_label, series, ordered=True))
     return table, panels
 
 
@@ -159,10 +156,6 @@ def _hyperparameters(point):
 
 def _with(point, key, value):
     return point._replace(settings={**point.settings, key: value})
-
-
-def _loss(name):
-    return _LOSSES.get(name, name)
 
 
 def _words(value):

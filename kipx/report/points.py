@@ -12,7 +12,16 @@ from kipx.report.tables import Table, percent
 KRR = "kernel ridge regression"  # in place of a loss
 SET, STEP, NETWORK, WIDTH, NORMALIZATION, LOSS = "set", "KIP step", "network", "width", "normalization", "loss"
 LAST = "last"
-_SETTINGS = ("label_scale", "factor", "momentum", "l2", "centred", "batch_size")
+LOSSES = {"mse": "mean squared error", "cross_entropy": "cross entropy", "soft_cross_entropy": "soft cross entropy"}
+_OF_TRAINER = {
+    "label scale": "label_scale",
+    "factor of the stable rate": "factor",
+    "momentum": "momentum",
+    "L2": "l2",
+    "outputs centred": "centred",
+    "batch size": "batch_size",
+    "training steps": "steps",
+}
 
 
 class Point(NamedTuple):
@@ -58,8 +67,10 @@ def of_kernels(transfers):
 
 
 def values(points, key):
-    """The different values of a setting, in order."""
-    found = {point.at(key) for point in points} - {None}
+    """The different values of a setting: numbers in order, then words in theirs; losses as in LOSSES."""
+    found = {point.at(key): None for point in points if point.at(key) is not None}
+    if key == LOSS:
+        return sorted(found, key=lambda loss: [KRR, *LOSSES.values(), loss].index(loss))
     return sorted(found, key=lambda value: (isinstance(value, str), value))
 
 
@@ -75,16 +86,14 @@ def pivot(title, points, column, notes=()):
       kipx.report.tables.Table; settings that all networks share stand below it.
     """
     trained = [point for point in points if point.at(LOSS) != KRR]
-    keys = [key for key in trained[0].settings if key != column and len(values(trained, key)) > 1]
+    keys = [key for key in trained[0].settings if key != column and len(values(points, key)) > 1]
     same = [key for key in trained[0].settings if key not in (*keys, column)]
-    if LOSS in same and len(trained) < len(points):
-        keys, same = [*keys, LOSS], [key for key in same if key != LOSS]
     columns, cells = values(points, column), collections.defaultdict(dict)
     for point in points:
         row = tuple(_text(point.at(key)) for key in keys)
         cells[row].setdefault(point.at(column), cell(point))
     rows = [(*row, *(found.get(value, "") for value in columns)) for row, found in cells.items()]
-    headings = (*keys, *(f">{column} {value}" for value in columns))
+    headings = (*keys, *(f">{value}" if column == NETWORK else f">{column} {value}" for value in columns))
     shared = ", ".join(f"{key} {_text(trained[0].at(key))}" for key in same)
     return Table(title, headings, rows, (*_notes(trained), f"All networks: {shared}.", *notes))
 
@@ -124,9 +133,8 @@ def _settings(run):
         WIDTH: run.width,
         "parameterization": network["parameterization"],
         NORMALIZATION: network["normalization"],
-        LOSS: run.loss,
-        **{key: trainer[key] for key in _SETTINGS},
-        "training steps": trainer["steps"],
+        LOSS: LOSSES.get(run.loss, run.loss),
+        **{name: trainer[key] for name, key in _OF_TRAINER.items()},
         "augmentation rate": run.config["augment"]["rate"],
         "seed": run.config["seed"],
     }

@@ -19,6 +19,7 @@ class Transfer(NamedTuple):
       rows: of metrics.jsonl.
       command: that starts it, as typed but for local paths.
       device: what it ran on; '' where that is not known.
+      message: of a job of a sweep, why it has not ended; '' where nothing is said.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Transfer(NamedTuple):
     rows: list
     command: str
     device: str
+    message: str = ""
 
     @property
     def finished(self):
@@ -94,7 +96,7 @@ def _read(path, name):
     summary, metrics = folders.json_object(path / "summary.json"), path / artifacts.METRICS
     rows = track.read(metrics) if metrics.is_file() else []
     command = folders.command("transfer", folders.typed(path))
-    run = Transfer(name, config, _checked(summary), rows, command, folders.device(path))
+    run = Transfer(name, config, _checked(summary), rows, command, folders.device(path), _message(path))
     checks.integer("network.width", run.width, at_least=1)
     if not all(isinstance(text, str) for text in (config["run"], run.loss, summary.get("network", ""))):
         raise checks.UserError(f"{artifacts.CONFIG} names no run or loss")
@@ -103,6 +105,10 @@ def _read(path, name):
     if not all(isinstance(row, dict) for row in rows):
         raise checks.UserError(f"{artifacts.METRICS}: a row is no object")
     return run
+
+
+def _message(path):
+    return str(folders.json_object(path / artifacts.JOB).get("message", ""))
 
 
 def _checked(summary):
