@@ -1,4 +1,4 @@
-"""Charts of test accuracies: a row of panels, each with a few series of points and their spread."""
+"""Charts of test accuracies: a row of panels, each with a few series of points and their ranges."""
 
 import itertools
 from typing import NamedTuple
@@ -22,14 +22,14 @@ class Series(NamedTuple):
       label: in the legend.
       x: numbers, or names.
       y: shares in [0, 1].
-      spread: of each y, [] for none.
+      ranges: (lowest, highest) of what each y is the mean of; [] for none.
       plain: whether it is drawn as a dashed black line without points, for what others are compared with.
     """
 
     label: str
     x: list
     y: list
-    spread: list
+    ranges: list
     plain: bool = False
 
 
@@ -74,7 +74,7 @@ def _draw(axis, panel):
         x, y = _places(panel, series, index, len(trained)), _percent(series.y)
         linked = "-" if panel.kind in (STEPS, WIDTHS) else ""
         style = {"linestyle": linked, "marker": _MARKERS[index % len(_MARKERS)], "markersize": 5, "capsize": 2}
-        axis.errorbar(x, y, yerr=_percent(series.spread) or None, label=series.label, color=color, lw=1.2, **style)
+        axis.errorbar(x, y, yerr=_bars(series), label=series.label, color=color, lw=1.2, **style)
     for series in panel.series:
         if series.plain:
             axis.plot(series.x, _percent(series.y), color="black", linestyle="--", lw=1.2, label=series.label)
@@ -124,6 +124,13 @@ def _colors(count, ordered):
     if ordered:
         return [colormaps["viridis"](0.9 * i / max(count - 1, 1)) for i in range(count)]
     return [colormaps["tab10"](i % 10) for i in range(count)]
+
+
+def _bars(series):
+    """Distances below and above each point, which matplotlib asks for."""
+    both = zip(series.y, series.ranges, strict=True) if series.ranges else ()
+    distances = [(max(y - low, 0), max(high - y, 0)) for y, (low, high) in both]
+    return [_percent(side) for side in zip(*distances, strict=True)] or None
 
 
 def _percent(shares):

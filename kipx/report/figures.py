@@ -99,8 +99,9 @@ def _lines(found, of, along):
     for value in points.values(found, of):
         own = {point.at(along): point for point in _where(found, of, value)}
         x = points.values(own.values(), along)
-        spread = [own[at].spread for at in x] if any(len(own[at].accuracies) > 1 for at in x) else []
-        series.append(Series(_words(value), x, [own[at].mean for at in x], spread))
+        ranges = [(min(own[at].accuracies), max(own[at].accuracies)) for at in x]
+        several = any(len(own[at].accuracies) > 1 for at in x)
+        series.append(Series(_words(value), x, [own[at].mean for at in x], ranges if several else []))
     return series
 
 

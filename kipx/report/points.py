@@ -119,7 +119,10 @@ def commands(transfers):
 def _notes(trained):
     counts = sorted({len(point.accuracies) for point in trained})
     over = " or ".join(map(str, counts))
-    return (f"Test accuracy in percent: mean ± sample standard deviation over {over} networks, which differ in start.",)
+    return (
+        f"Test accuracy in percent: mean ± sample standard deviation over {over} networks, which differ in start. "
+        "Bars in the picture reach from the worst network to the best.",
+    )
 
 
 def _settings(run):
@@ -127,6 +130,7 @@ def _settings(run):
     return {
         SET: run.source,
         STEP: _step(run),
+        "data set": run.dataset,
         "images": summary["images"],
         "preprocessing": summary["preprocessing"],
         NETWORK: run.network,

@@ -41,6 +41,12 @@ class Transfer(NamedTuple):
         return pathlib.PurePath(self.config["run"]).name
 
     @property
+    def dataset(self):
+        """Its data set's name, of a published one as in `dataset=<name>`."""
+        load = self.config["dataset"]["load"]
+        return load.get("name") or load["_target_"].split(".")[-2]
+
+    @property
     def step(self):
         """The checkpoint of that run, None for its last set."""
         return self.config["step"]
@@ -98,8 +104,8 @@ def _read(path, name):
     command = folders.command("transfer", folders.typed(path))
     run = Transfer(name, config, _checked(summary), rows, command, folders.device(path), _message(path))
     checks.integer("network.width", run.width, at_least=1)
-    if not all(isinstance(text, str) for text in (config["run"], run.loss, summary.get("network", ""))):
-        raise checks.UserError(f"{artifacts.CONFIG} names no run or loss")
+    if not all(isinstance(text, str) for text in (config["run"], run.loss, run.dataset, summary.get("network", ""))):
+        raise checks.UserError(f"{artifacts.CONFIG} names no run, loss or data set")
     if run.step is not None:
         checks.integer("step", run.step, at_least=0)
     if not all(isinstance(row, dict) for row in rows):
