@@ -62,12 +62,6 @@ class Transfer(NamedTuple):
         return self.config["network"]["width"]
 
     @property
-    def dataset(self):
-        """Its data set's name, of a published one as in `dataset=<name>`."""
-        load = self.config["dataset"]["load"]
-        return load.get("name") or load["_target_"].split(".")[-2]
-
-    @property
     def per_class(self):
         """Images a class, where all sets have equal shares."""
         return self.summary["images"] // self.summary["classes"]
