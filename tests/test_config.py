@@ -90,10 +90,9 @@ def test_every_option_distils(group, option, tiny_npz, tiny_rgb_npz, prepared, t
     overrides += [] if group == "dataset" else ["dataset=npz"]
     overrides += ["preprocess.mean=0.5", "preprocess.std=0.5"] if option == "normalize" else []
     published = group == "dataset" and option not in ("digits", "npz")
+    in_colour = option == "rgb" or "/augment: rgb" in (ROOT / "conf" / group / f"{option}.yaml").read_text()
     overrides += [f"dataset.data_dir={prepared(option)}"] if published else []
-    overrides += (
-        [] if option == "digits" or published else [f"dataset.path={tiny_rgb_npz if option == 'rgb' else tiny_npz}"]
-    )
+    overrides += [] if option == "digits" or published else [f"dataset.path={tiny_rgb_npz if in_colour else tiny_npz}"]
     overrides += [] if published else [f"dataset.data_dir={tiny_npz.parent}"]
     values = config.plain(composed(*overrides), arguments.DISTILL)
     summary = distill.run(tmp_path, overrides=[], config=values, **arguments.distill(values))
