@@ -22,9 +22,9 @@ DISTILL = ["distill", "steps=54", "baseline.draws=0"]
 SAMPLED = ("sampled", "convnet", "convvec", "convvec8")
 # 1/16 of the paper's width and 1/25 of its steps: two cores, ten images. With the default factor of 0.5 a network of
 # Conv-Vec8 diverged under cross entropy.
-SMALL = ["network.width=64", "trainer.steps=200", "trainer.factor=0.25", "trainer.evaluations=4", "networks=2"]
-CHECKPOINTS = "step=0,2,8,54"
-WIDTHS = "network.width=16,32,64,128"
+SMALL = ["network.width=64", "trainer.steps=200", "trainer.factor=0.25", "trainer.evaluations=4", "networks=3"]
+CHECKPOINTS = "step=0,2,8,18,54"
+WIDTHS = "network.width=16,32,64,128,256"
 
 
 def sets(*names):
@@ -51,8 +51,8 @@ COMMANDS = {  # folder of the runs -> command
     ],
     RUNS / "figure3/label_solve": ["transfer", "-m", "+figure=3", sets("label_solve"), "step=null", *SMALL, WIDTHS],
     RUNS / "figure4": [
-        *("transfer", "-m", "+figure=4", sets("convnet"), *SMALL),
-        *("step=0,2,54", "trainer.factor=0.1,0.25,0.5"),
+        *("transfer", "-m", "+figure=4", sets("convnet"), CHECKPOINTS, *SMALL),
+        "trainer.factor=0.1,0.25,0.5",
     ],
 }
 FIGURES = ("figure1", "figure2", "figure3", "figure4")

@@ -99,9 +99,9 @@ def _scale(axis, panel):
         return
     numbers = sorted({x for series in panel.series for x in series.x})
     if panel.kind == ACCURACIES:
-        every = [*_percent(numbers), *(y for series in panel.series for y in _percent(series.y))]
-        axis.plot([min(every), max(every)], [min(every), max(every)], color="black", lw=0.8, linestyle=":")
-        axis.annotate("equal", (max(every), max(every)), fontsize=8, ha="right", va="bottom")
+        ends = _percent([numbers[0] - 0.01, numbers[-1] + 0.01])
+        axis.plot(ends, ends, color="black", lw=0.8, linestyle=":")
+        axis.annotate("equal", (ends[1], ends[1]), fontsize=8, ha="right", va="bottom")
     else:
         axis.set_xscale("symlog" if panel.kind == STEPS else "log", **({"linthresh": 1} if panel.kind == STEPS else {}))
         axis.set_xticks(numbers, map(str, numbers))

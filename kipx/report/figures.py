@@ -53,7 +53,7 @@ def figure3(networks, kernels, evaluated):
     panels = []
     if stepped:
         width = max(points.values(stepped, WIDTH), key=lambda w: (len(_settings(stepped, w)), w))
-        shown = [_with(p, "setting", f"{_words(p.at(SET))}, {p.at(LOSS)}") for p in _where(stepped, WIDTH, width)]
+        shown = [_with(p, "setting", _setting(p)) for p in _where(stepped, WIDTH, width)]
         title = f"settings of KIP, width {width}"
         panels.append(Panel(title, "set, loss", charts.STEPS, _KIP_STEPS, _lines(shown, "setting", STEP)))
         name, loss = max(_settings(stepped), key=lambda s: len(points.values(_of(stepped, *s), WIDTH)))
@@ -61,7 +61,7 @@ def figure3(networks, kernels, evaluated):
         series = [*_lines(_of(stepped, name, loss), WIDTH, STEP), *own]
         panels.append(Panel(f"{_words(name)}, {loss}", "width", charts.STEPS, _KIP_STEPS, series, ordered=True))
     if last:
-        shown = [_with(p, "setting", f"{_words(p.at(SET))}, {p.at(LOSS)}") for p in last]
+        shown = [_with(p, "setting", _setting(p)) for p in last]
         flat = _flat(_where(kernels, STEP, LAST), points.values(last, WIDTH))
         title = ", ".join(map(_words, points.values(last, SET)))
         panels.append(
@@ -139,6 +139,11 @@ def _settings(found, width=None):
     """The sets and losses that there are, of all widths or of one, in order."""
     kept = found if width is None else _where(found, WIDTH, width)
     return sorted({(point.at(SET), point.at(LOSS)) for point in kept})
+
+
+def _setting(point):
+    short = {"mean squared error": "mse"}
+    return f"{_words(point.at(SET))}, {short.get(point.at(LOSS), point.at(LOSS))}"
 
 
 def _variation(point, among):

@@ -89,7 +89,7 @@ def pivot(title, points, column, notes=()):
     keys = [key for key in trained[0].settings if key != column and len(values(points, key)) > 1]
     same = [key for key in trained[0].settings if key not in (*keys, column)]
     columns, cells = values(points, column), collections.defaultdict(dict)
-    for point in points:
+    for point in _in_order(points, keys):
         row = tuple(_text(point.at(key)) for key in keys)
         cells[row].setdefault(point.at(column), cell(point))
     rows = [(*row, *(found.get(value, "") for value in columns)) for row, found in cells.items()]
@@ -114,6 +114,12 @@ def commands(transfers):
             together[str(pathlib.PurePath(run.name).parent)].setdefault(key, {})[value] = None
     made = [[f"{key}={','.join(values)}" for key, values in keys.items()] for keys in together.values()]
     return [shlex.join(["kipx", "transfer", *(["-m"] if "," in " ".join(words) else []), *words]) for words in made]
+
+
+def _in_order(points, keys):
+    """Points by their settings, those without one behind those with it."""
+    order = {key: [*values(points, key), None] for key in keys}
+    return sorted(points, key=lambda point: [order[key].index(point.at(key)) for key in keys])
 
 
 def _notes(trained):
