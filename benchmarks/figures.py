@@ -61,7 +61,8 @@ FIGURES = ("figure1", "figure2", "figure3", "figure4")
 def words(folder, command):
     """What to type for the runs of a folder."""
     where = "hydra.sweep.dir" if "-m" in command else "hydra.run.dir"
-    quiet = [] if command[0] == "evaluate" else [QUIET]
+    command = {word.partition("=")[0]: word for word in command}.values()  # what stands later wins
+    quiet = [] if "evaluate" in command else [QUIET]
     return ["kipx", *command, *quiet, f"{where}={folder}"]
 
 

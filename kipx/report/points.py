@@ -93,7 +93,7 @@ def pivot(title, points, column, notes=()):
         row = tuple(_text(point.at(key)) for key in keys)
         cells[row].setdefault(point.at(column), cell(point))
     rows = [(*row, *(found.get(value, "") for value in columns)) for row, found in cells.items()]
-    headings = (*keys, *(f">{value}" if column == NETWORK else f">{column} {value}" for value in columns))
+    headings = (*keys, *(f">{value}" if isinstance(value, str) else f">{column} {value}" for value in columns))
     shared = ", ".join(f"{key} {_text(trained[0].at(key))}" for key in same)
     return Table(title, headings, rows, (*_notes(trained), f"All networks: {shared}.", *notes))
 
