@@ -27,6 +27,8 @@ def with_set(cfg, saved):
     for key in ("step", "resume", "preprocess"):  # null says something here
         merged.setdefault(key, None)
     if merged.network.get("architecture") is None:
+        if merged.network.get("depth") is not None:
+            raise checks.UserError("network.depth: the set's own architecture has its depth; name one, network=convnet")
         kernel = saved.get("kernel")
         if kernel is None:
             raise checks.UserError("network: the set does not name its kernel; name an architecture, network=convnet")

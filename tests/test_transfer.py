@@ -207,6 +207,7 @@ def test_a_rate_that_blows_up_names_itself_and_keeps_the_last_good_state(transfe
         (["step=7"], r"step: expected a checkpoint of .*, one of \[0, 1, 2\], got 7"),
         (["dataset=digits"], r"run: expected a set of 10 classes of \(8, 8, 1\) images, as the data set's"),
         (["augment=rgb"], r"augment: rgb is for images of 3 channels, got \(4, 4, 1\)"),
+        (["network.depth=2"], r"network\.depth: the set's own architecture has its depth; name one, network=convnet"),
         (["network=myrtle", "network.depth=6"], r"depth: expected one of 5, 7, 10, got 6"),
         (["network=convnet", "network.depth=4"], r"images: 4x4 is too small for 4 pools"),
     ],
