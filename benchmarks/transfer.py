@@ -9,7 +9,6 @@ side is a process of its own that waits for its turn and then takes some steps o
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
@@ -169,10 +168,11 @@ a matrix instead (on other devices it calls the library), which at 28x28 costs m
 def main(path_json, path_page):
     import flax
     import jax
+    from kernel import processor
 
     result = {
         "command": "make bench-transfer",
-        "cpu": cpu(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "jax": jax.__version__,
         "flax": flax.__version__,
@@ -181,11 +181,6 @@ def main(path_json, path_page):
     }
     pathlib.Path(path_json).write_text(json.dumps(result, indent=1) + "\n")
     pathlib.Path(path_page).write_text(page(result))
-
-
-def cpu():
-    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

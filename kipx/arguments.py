@@ -140,7 +140,7 @@ def distill(values):
 def _of_a_run(values):
     """What distill and label-solve have in common."""
     return {
-        "load": lambda: build(values["dataset"]["load"], "dataset.load"),
+        "load": load(values),
         "fit": fit(values),
         "members": members(values["kernel"], values["engine"]),
         "draw": build(values["support"], "support"),
@@ -150,6 +150,11 @@ def _of_a_run(values):
         "every_s": values["checkpoint"]["every_s"],
         "show": values["logger"]["progress"],
     }
+
+
+def load(values):
+    """() -> Dataset, that the config names."""
+    return lambda: build(values["dataset"]["load"], "dataset.load")
 
 
 def fit(values):
@@ -187,7 +192,7 @@ def transfer(values, distilled):
     known = {"natural": support.natural, "kmeans": centroids.kmeans, "herding": centroids.herding}
     return {
         "read": lambda data: distilled,
-        "load": lambda: build(values["dataset"]["load"], "dataset.load"),
+        "load": load(values),
         "baselines": {name: known[checks.one_of("baselines", name, tuple(known))] for name in values["baselines"]},
         "augment": build(values["augment"], "augment"),
         "networks": values["networks"],
@@ -211,7 +216,7 @@ def _network(section, distilled):
 def evaluate(values):
     """Arguments of `kipx.commands.evaluate.run`."""
     return {
-        "load": lambda: build(values["dataset"]["load"], "dataset.load"),
+        "load": load(values),
         "members": members(values["kernel"], values["engine"]),
         "ridge": values["ridge"],
     }
@@ -227,7 +232,7 @@ def import_set(values):
     """Arguments of `kipx.commands.import_set.run`; of a set of kipx's own there is nothing to fit."""
     checks.positive("ridge", values["ridge"])
     return {
-        "load": lambda: build(values["dataset"]["load"], "dataset.load"),
+        "load": load(values),
         "fit": fit(values) if "preprocess" in values else None,
         "kind": values["labels"]["kind"],
     }

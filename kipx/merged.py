@@ -15,7 +15,7 @@ def with_run(cfg, saved, keys=("dataset", "kernel", "ridge")):
     known = {key: saved.get(key) for key in keys if key not in chosen}
     merged = OmegaConf.merge(known, chosen)
     if data_dir is not None:
-        find_data_in(merged, data_dir)
+        _find_data_in(merged, data_dir)
     return merged
 
 
@@ -41,7 +41,7 @@ def with_set(cfg, saved):
     return merged
 
 
-def find_data_in(cfg, data_dir):
+def _find_data_in(cfg, data_dir):
     """Points a resolved config to another folder of prepared data sets."""
     cfg.dataset.data_dir = data_dir
     if "data_dir" in cfg.dataset.load:
@@ -65,7 +65,7 @@ def resumed(cfg, overrides, may_change=MAY_CHANGE):
         if group == "resume":
             continue
         if key == "dataset.data_dir":
-            find_data_in(saved, cfg.dataset.data_dir)
+            _find_data_in(saved, cfg.dataset.data_dir)
             continue
         if group not in may_change:
             raise checks.UserError(

@@ -33,10 +33,10 @@ class Preprocessing(NamedTuple):
 
     mean: np.ndarray
     std: np.ndarray
-    whitening: np.ndarray
-    unit_norm: np.ndarray
-    centre: np.ndarray
-    norm: np.ndarray
+    whitening: np.ndarray = np.zeros((0, 0))
+    unit_norm: np.ndarray = np.asarray(False)
+    centre: np.ndarray = np.zeros(())
+    norm: np.ndarray = np.ones(())
 
     def apply(self, images):
         """(n, h, w, c) float32 from (n, h, w, c) pixels."""
@@ -78,7 +78,7 @@ def standardize():
         std = np.sqrt(sum(((images[part] - mean) ** 2).sum(axis=(0, 1, 2)) for part in parts) / count)
         if not np.all(std > 0):
             raise checks.UserError(f"preprocess: channel {int(np.argmin(std))} of the training images is constant")
-        return Preprocessing(mean, std, np.zeros((0, 0)), np.asarray(False), np.zeros(()), np.ones(()))
+        return Preprocessing(mean, std)
 
     return fit
 
@@ -112,7 +112,7 @@ def normalize(*, mean=None, std=None, dataset: str | None = None):
                 f"preprocess: expected mean and std of {channels} channels, got {len(mean)} and {len(std)}"
             )
         scaled = (np.broadcast_to(255 * np.asarray(values), channels).copy() for values in (mean, std))
-        return Preprocessing(*scaled, np.zeros((0, 0)), np.asarray(False), np.zeros(()), np.ones(()))
+        return Preprocessing(*scaled)
 
     return fit
 
@@ -148,7 +148,7 @@ def zca_pixels(*, eps: float = 0.1):
         covariance = sum(row.T @ row for row in rows) / max(n - 1, 1)
         values, vectors = np.linalg.eigh(covariance)
         whitening = _symmetric(vectors, np.sqrt(np.maximum(values, 0) + eps))
-        return Preprocessing(mean, scale, whitening, np.asarray(False), np.zeros(()), np.ones(()))
+        return Preprocessing(mean, scale, whitening)
 
     return fit
 

@@ -3,15 +3,15 @@
 import hashlib
 import json
 import shutil
-import sys
 
 import contract
 import numpy as np
 import PIL.Image
 import pytest
 import yaml
+from test_cli import kipx  # noqa: F401
 
-from kipx import artifacts, checks, cli, formats, preprocess
+from kipx import artifacts, checks, formats, preprocess
 from kipx.commands import export
 from kipx.formats import pt, torch
 
@@ -57,19 +57,6 @@ def save(folder, fit, labels=LEARNED, name="cifar10"):
 @pytest.fixture(params=FITS)
 def run(request, tmp_path):
     return save(tmp_path / "run", FITS[request.param])
-
-
-@pytest.fixture
-def kipx(tmp_path, monkeypatch, capfd):
-    """Runs a command in this process in an empty folder; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["kipx", *arguments])
-        code = cli.run(arguments[0], list(arguments[1:]))
-        return code, *capfd.readouterr()
-
-    return command
 
 
 @pytest.mark.parametrize("form", contract.EXPORT_FORMATS)
@@ -252,14 +239,14 @@ def test_an_export_again_has_the_same_bytes_and_overwrites_nothing_of_others(run
         (["run=run", "formt=npz"], "formt: unknown key or group"),
     ],
 )
-def test_a_mistake_gets_one_line_and_exit_code_2(kipx, tmp_path, arguments, message):
+def test_a_mistake_gets_one_line_and_exit_code_2(kipx, tmp_path, arguments, message):  # noqa: F811
     save(tmp_path / "run", preprocess.standardize())
     code, out, err = kipx("export", *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert message in err
 
 
-def test_a_run_goes_out_and_comes_back_with_the_same_number(kipx, tmp_path):
+def test_a_run_goes_out_and_comes_back_with_the_same_number(kipx, tmp_path):  # noqa: F811
     home = f"dataset.data_dir={tmp_path}"  # which no export holds
     assert (
         kipx("distill", "kernel=fc", "debug=tiny", "logger=none", "hydra.run.dir=run", "preprocess=zca", home)[0] == 0

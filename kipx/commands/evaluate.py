@@ -6,6 +6,7 @@ import pathlib
 import jax.numpy as jnp
 
 from kipx import checks, sampled, support
+from kipx.data import check_set
 
 
 def run(distilled, *, load, members, ridge):
@@ -24,11 +25,7 @@ def run(distilled, *, load, members, ridge):
     """
     checks.positive("ridge", ridge)
     data = load()
-    if data.x_test.shape[1:] != distilled.images.shape[1:] or data.classes != len(distilled.class_names):
-        raise checks.UserError(
-            f"run: expected a set of {data.classes} classes of {data.x_test.shape[1:]} images, as the data set's, "
-            f"got {len(distilled.class_names)} of {distilled.images.shape[1:]}"
-        )
+    check_set(data, distilled.images.shape[1:], len(distilled.class_names))
     x_test, y_test = distilled.preprocess(data.x_test), support.one_hot(data.y_test, data.classes)
     measure = sampled.evaluation(members, jnp.asarray(x_test), y_test, ridge=ridge)
     return measure(jnp.asarray(distilled.images), jnp.asarray(distilled.labels))

@@ -7,7 +7,7 @@ from importlib import resources
 from omegaconf import OmegaConf
 
 from kipx import checks
-from kipx.merged import find_data_in
+from kipx.merged import with_run
 
 _RELEASED = re.compile(r"ConvNet3?_ssize\d+_(zca|nozca)_(l|nol)_(aug|noaug)_ckpt\d+\.npz")
 _CONDENSED = re.compile(r"res_(DC|DSA|DM)_\w+ipc\.pt")
@@ -29,14 +29,9 @@ def complete(cfg, saved, overrides):
     typed = {override.lstrip("+~").partition("=")[0].partition(".")[0] for override in overrides}
     if "preprocess" in typed:
         raise checks.UserError(f"preprocess: {cfg.path} holds what its images were preprocessed with; leave it out")
-    chosen = {key: value for key, value in OmegaConf.to_container(cfg).items() if key != "preprocess"}
-    data_dir = chosen["dataset"]["data_dir"] if "load" not in chosen["dataset"] else None
-    own = {key for key in ("kernel", "ridge") if key not in typed} | {"seed"}
-    own |= set() if "load" in chosen["dataset"] else {"dataset"}
-    merged = OmegaConf.merge({key: v for key, v in chosen.items() if key not in own}, {k: saved.get(k) for k in own})
-    if data_dir is not None:
-        find_data_in(merged, data_dir)
-    return merged
+    open_unless_typed = {"kernel", "ridge"} - typed
+    chosen = {key: value for key, value in OmegaConf.to_container(cfg).items() if key not in open_unless_typed}
+    return with_run(OmegaConf.create(chosen), saved, keys=("dataset", "kernel", "ridge", "seed"))
 
 
 def check_told(cfg, path):

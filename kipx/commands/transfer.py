@@ -9,8 +9,10 @@ import numpy as np
 
 from kipx import artifacts, checks, support, track
 from kipx.commands import keep, stop, training
+from kipx.data import check_set
 from kipx.finite import train
 from kipx.kernel.layers import check_images
+from kipx.report import folders
 
 DISTILLED = "distilled"
 
@@ -78,12 +80,8 @@ def pose(*, read, load, baselines, augment, validation, seed):
     """
     data = load()
     distilled = read(data)
-    shape, classes = data.x_train.shape[1:], data.classes
-    if distilled.images.shape[1:] != shape or distilled.labels.shape[1] != classes:
-        raise checks.UserError(
-            f"run: expected a set of {classes} classes of {shape} images, as the data set's, "
-            f"got {distilled.labels.shape[1]} of {distilled.images.shape[1:]}"
-        )
+    classes = data.classes
+    check_set(data, distilled.images.shape[1:], len(distilled.class_names))
     key_held, key_draws, key_augment = jax.random.split(jax.random.key(seed), 3)
     count = min(checks.integer("trainer.validation", validation, at_least=1), max(len(data.x_train) // 5, 1))
     held = np.zeros(len(data.x_train), bool)
@@ -123,7 +121,7 @@ def _conclude(folder, trainer, problem, last, config):
     accuracy = training.accuracy(trainer, last.networks._replace(variables=last.best.variables), images, classes)
     of = config["trainer"]
     summary = {
-        "network": network_name(config["network"]),
+        "network": folders.architecture(config["network"]["architecture"]),
         **{key: config["network"][key] for key in ("width", "parameterization", "normalization")},
         **{key: of[key] for key in ("loss", "label_scale", "factor", "l2", "centred", "steps", "batch_size")},
         "augment": config["augment"]["rate"],
@@ -156,14 +154,6 @@ def _conclude(folder, trainer, problem, last, config):
 
 def _by_set(values, problem):
     return np.asarray(values, np.float64).reshape(len(problem.names), -1)
-
-
-def network_name(section):
-    """An architecture's name in tables, such as 'convnet depth 3'."""
-    architecture = section["architecture"]
-    name = architecture["_target_"].rpartition(".")[2]
-    name = "convnet3" if architecture.get("prepend_conv") is False else name
-    return f"{name} depth {architecture['depth']}" if "depth" in architecture else name
 
 
 def table(folder, summary):

@@ -21,9 +21,10 @@ def read(cfg):
         return _of_others(cfg, arrays)
     if cfg.get("preprocess") is not None:
         raise checks.UserError(f"preprocess: {cfg.run} holds what its images were preprocessed with; leave it out")
-    if arrays is None or pathlib.Path(cfg.run).suffix == ".npz":
+    if arrays is None:
         distilled = artifacts.load(cfg.run, step=cfg.step)
     else:
+        _check_no_step(cfg)
         distilled = artifacts.unpack(arrays, cfg.run)
     return config.plain(merged.with_set(cfg, distilled.config), arguments.TRANSFER), distilled
 
@@ -31,14 +32,18 @@ def read(cfg):
 def _of_others(cfg, arrays):
     """A set with the data set and preprocessing that were typed; the images are of its last step."""
     import_config.check_told(cfg, cfg.run)
-    if cfg.step is not None:
-        raise checks.UserError(f"step: expected a run folder with checkpoints, got {cfg.run}")
+    _check_no_step(cfg)
     values = config.plain(merged.with_set(cfg, {}), arguments.TRANSFER)
     distilled = import_set.complete(
         arrays,
         cfg.run,
-        load=lambda: arguments.build(values["dataset"]["load"], "dataset.load"),
+        load=arguments.load(values),
         fit=arguments.fit(values),
         config={"dataset": values["dataset"]},
     )
     return values, distilled
+
+
+def _check_no_step(cfg):
+    if cfg.step is not None:
+        raise checks.UserError(f"step: expected a run folder with checkpoints, got {cfg.run}")

@@ -40,6 +40,15 @@ def folder(data_dir=None):
     return home / "data" if data_dir is None else pathlib.Path(data_dir).expanduser()
 
 
+def check_set(dataset, shape, classes):
+    """Raises UserError unless a distilled set of images (h, w, c) and so many classes is of the data set's kind."""
+    if shape != dataset.x_train.shape[1:] or classes != dataset.classes:
+        raise checks.UserError(
+            f"run: expected a set of {dataset.classes} classes of {dataset.x_train.shape[1:]} images, as the data "
+            f"set's, got {classes} of {shape}"
+        )
+
+
 def check(name, dataset):
     """Returns the data set if its shapes, labels and numbers are sound, else raises UserError."""
     for part in ("train", "test"):

@@ -68,16 +68,11 @@ def build(network, loss, *, factor, momentum, l2, batch_size, steps, centred=Fal
       Images that were learned can be far larger than those, and then it is not stable. Centring: RFAD, Loo et al. 2022.
     """
     checks.positive("trainer.factor", factor)
-    if checks.not_negative("trainer.momentum", momentum) >= 1:
-        raise checks.UserError(f"trainer.momentum: expected a number from 0 to below 1, got {momentum}")
-    checks.not_negative("trainer.l2", l2)
     checks.integer("trainer.batch_size", batch_size, at_least=1)
-    checks.integer("trainer.steps", steps, at_least=1)
-    fall = optax.cosine_decay_schedule(-1.0, steps)
-    rule = optax.chain(optax.add_decayed_weights(l2), optax.trace(momentum), optax.scale_by_schedule(fall))
-    apply = partial(_outputs, network)
+    rule, apply = _rule(momentum, l2, steps), partial(_outputs, network)
 
-    def start(which, key, x, y):
+    def start(pair, x, y):
+        which, key = pair
         key_start, key_rate, key_batches = jax.random.split(key, 3)
         x, y = x[which][:IMAGES_FOR_THE_RATE], y[which][:IMAGES_FOR_THE_RATE]
         variables = network.init(key_start, x[:1])
@@ -120,10 +115,17 @@ def build(network, loss, *, factor, momentum, l2, batch_size, steps, centred=Fal
 
         return jax.lax.map(of_one, images, batch_size=EVALUATED_AT_ONCE)
 
-    def start_all(sets, keys, x, y):
-        return over_networks(lambda pair, x, y: start(*pair, x, y))((sets, keys), x, y)
+    start, advance, outputs = (jax.jit(over_networks(function)) for function in (start, advance, outputs))
+    return Trainer(lambda sets, keys, x, y: start((sets, keys), x, y), advance, outputs)
 
-    return Trainer(jax.jit(start_all), jax.jit(over_networks(advance)), jax.jit(over_networks(outputs)))
+
+def _rule(momentum, l2, steps):
+    """Updates at a rate of 1 at step 0."""
+    if checks.not_negative("trainer.momentum", momentum) >= 1:
+        raise checks.UserError(f"trainer.momentum: expected a number from 0 to below 1, got {momentum}")
+    checks.not_negative("trainer.l2", l2)
+    fall = optax.cosine_decay_schedule(-1.0, checks.integer("trainer.steps", steps, at_least=1))
+    return optax.chain(optax.add_decayed_weights(l2), optax.trace(momentum), optax.scale_by_schedule(fall))
 
 
 def over_networks(function):

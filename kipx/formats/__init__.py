@@ -14,6 +14,9 @@ import numpy as np
 
 from kipx import checks
 from kipx.formats import npz, safetensors, torch
+from kipx.formats.npz import is_own
+
+__all__ = ["READERS", "is_own", "read"]
 
 READERS = {".npz": npz.read, ".pt": torch.read, ".pth": torch.read, ".safetensors": safetensors.read}
 
@@ -42,11 +45,6 @@ def read(path, *, labels=None, entry=0):
             "of their classes, equally many of each"
         )
     return found
-
-
-def is_own(arrays):
-    """Whether a set is of kipx's own writing, which needs nothing beside it."""
-    return "preprocessing_mean" in arrays
 
 
 def _read(path, entry):

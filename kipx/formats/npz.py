@@ -29,6 +29,11 @@ def arrays(distilled):
     return {**packed, "pixels": distilled.pixels.astype(np.float32), "classes": classes}
 
 
+def is_own(arrays):
+    """Whether a set is of kipx's own writing, which needs nothing beside it."""
+    return "preprocessing_mean" in arrays
+
+
 def read(path, entry):
     """Reads kipx's own, or one with `images` (n, h, w, c) and `labels`, as in the paper's release.
 
@@ -44,7 +49,7 @@ def read(path, entry):
     """
     checks.one_of("entry", entry, (0,))
     found = artifacts.read_npz(path)
-    if "preprocessing_mean" in found:
+    if is_own(found):
         artifacts.check_whole(found, path)
         return found
     images, labels = found.get("images"), found.get("labels")

@@ -23,7 +23,6 @@ def _read(path, name):
     found = folders.json_object(path / FILE)
     if "members" in found["kernel"]:
         return None
-    architecture = found["kernel"]["architecture"]
-    network = f"{architecture['_target_'].rpartition('.')[2]} depth {architecture['depth']}"
+    network = folders.architecture(found["kernel"]["architecture"])
     settings = {points.SET: pathlib.PurePath(found["run"]).name, points.NETWORK: network, points.LOSS: points.KRR}
     return points.Point(settings, (checks.share(f"{FILE}: test accuracy", found["test_accuracy"]),))

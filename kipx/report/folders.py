@@ -53,6 +53,19 @@ def is_transfer(config):
     return "trainer" in config and "networks" in config
 
 
+def dataset(config):
+    """A data set's name, of a published one as in `dataset=<name>`."""
+    load = config["dataset"]["load"]
+    return load.get("name") or load["_target_"].split(".")[-2]
+
+
+def architecture(section):
+    """An architecture's name in tables, such as 'convnet depth 3'."""
+    name = section["_target_"].rpartition(".")[2]
+    name = "convnet3" if section.get("prepend_conv") is False else name
+    return f"{name} depth {section['depth']}" if "depth" in section else name
+
+
 def json_object(path):
     """A JSON object; {} where there is none."""
     value = json.loads(path.read_text()) if path.is_file() else {}

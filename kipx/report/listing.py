@@ -17,9 +17,8 @@ def build(runs):
     Returns:
       kipx.report.tables.Table.
     """
-    flat = [_flat(run) for run in runs]
-    keys = list(dict.fromkeys(itertools.chain(*flat)))
-    differing = [key for key in keys if len({one.get(key) for one in flat}) > 1]
+    flat = [_flat(run) | {"dataset": run.dataset} for run in runs]
+    differing = _differing(flat)
     rows = [
         (run.name, *(one.get(key, "") for key in differing), *_reached(run))
         for run, one in zip(runs, flat, strict=True)
@@ -35,9 +34,8 @@ def of_transfers(transfers):
     Returns:
       kipx.report.tables.Table.
     """
-    flat = [{k: v for k, v in _pairs(run.config, "") if not k.startswith(_TWICE)} for run in transfers]
-    keys = list(dict.fromkeys(itertools.chain(*flat)))
-    differing = [key for key in keys if len({one.get(key) for one in flat}) > 1]
+    flat = [_flat(run) for run in transfers]
+    differing = _differing(flat)
     sets = list(dict.fromkeys(itertools.chain(*(run.summary.get("sets", {}) for run in transfers))))
     rows = [
         (run.name, *(one.get(key, "") for key in differing), *_trained(run, sets))
@@ -106,9 +104,13 @@ def _reached(run):
 
 def _flat(run):
     """{dotted key: value} of a config, what is said twice or decides nothing left out."""
-    return {key: value for key, value in _pairs(run.config, "") if not key.startswith(_TWICE)} | {
-        "dataset": run.dataset
-    }
+    return {key: value for key, value in _pairs(run.config, "") if not key.startswith(_TWICE)}
+
+
+def _differing(flat):
+    """The keys that do not have one value in all of them."""
+    keys = dict.fromkeys(itertools.chain(*flat))
+    return [key for key in keys if len({one.get(key) for one in flat}) > 1]
 
 
 def _pairs(section, prefix):

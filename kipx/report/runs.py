@@ -58,7 +58,7 @@ class Run(NamedTuple):
     @property
     def dataset(self):
         """Its data set's name, of a published one as in `dataset=<name>`."""
-        return self.at("dataset", "load", "name") or self.config["dataset"]["load"]["_target_"].split(".")[-2]
+        return folders.dataset(self.config)
 
     @property
     def per_class(self):

@@ -43,8 +43,7 @@ class Transfer(NamedTuple):
     @property
     def dataset(self):
         """Its data set's name, of a published one as in `dataset=<name>`."""
-        load = self.config["dataset"]["load"]
-        return load.get("name") or load["_target_"].split(".")[-2]
+        return folders.dataset(self.config)
 
     @property
     def step(self):
