@@ -191,7 +191,7 @@ def transfer(values, distilled):
     loss = losses.build(recipe.pop("loss"), label_scale=recipe.pop("label_scale"))
     known = {"natural": support.natural, "kmeans": centroids.kmeans, "herding": centroids.herding}
     return {
-        "read": lambda data: distilled,
+        "distilled": distilled,
         "load": load(values),
         "baselines": {name: known[checks.one_of("baselines", name, tuple(known))] for name in values["baselines"]},
         "augment": build(values["augment"], "augment"),

@@ -268,6 +268,25 @@ def test_what_a_released_set_lacks_is_asked_for_by_name(kipx, released, told, me
     assert re.search(message, err), err
 
 
+def test_the_preprocessing_and_the_maker_are_named_as_far_as_they_are_known(kipx, distilled, released, tiny_npz):  # noqa: F811
+    fixed = ["dataset=npz", f"dataset.path={tiny_npz}"]
+    told = ["preprocess=normalize", "preprocess.mean=0.5", "preprocess.std=0.5"]
+    expected = {
+        "run": (distilled, [], "standardize", "distill"),
+        "file": (distilled / "support.npz", [], "not whitened", None),
+        "theirs": (released, [*fixed, *told, "network=fc"], "normalize", None),
+        "imported": (kipx.folder / "theirs_as_run", [], "normalize", None),
+    }
+    theirs = [f"path={released}", *fixed, *told, "kernel=fc", f"hydra.run.dir={kipx.folder / 'theirs_as_run'}"]
+    code, _, err = kipx("import", *theirs)
+    assert code == 0, err
+    for name, (run, more, preprocessing, made_by) in expected.items():
+        code, _, err = kipx("transfer", f"run={run}", *more, *TINY, "trainer.steps=2", f"hydra.run.dir={name}")
+        assert code == 0, err
+        summary = json.loads((kipx.folder / name / "summary.json").read_text())
+        assert (summary["preprocessing"], summary.get("made_by")) == (preprocessing, made_by), name
+
+
 def test_a_set_that_says_how_it_was_preprocessed_is_not_told_otherwise(kipx, distilled):  # noqa: F811
     code, _, err = kipx("transfer", f"run={distilled}", "preprocess=zca", *TINY)
     assert code == 2

@@ -27,7 +27,6 @@ class Problem(NamedTuple):
     span: int  # steps until there are other versions
     validation: tuple  # (images, classes) to choose by
     test: tuple  # (images, classes), read once
-    preprocessing: str  # what the images went through
 
 
 def run(folder, *, networks, seed, recipe, evaluations, every_s, show, overrides, config, **posed):
@@ -59,14 +58,14 @@ def run(folder, *, networks, seed, recipe, evaluations, every_s, show, overrides
     opened = keep.open_run(folder, start, steps=steps, config=config, show=show, **seen)
     with stop.signals() as caught, opened as keeper, stop.resumable("transfer", folder):
         last = training.run(trainer, problem, start, keeper, training.Pace(steps, evaluations, every_s, caught))
-    return _conclude(pathlib.Path(folder), trainer, problem, last, config)
+    return _conclude(pathlib.Path(folder), trainer, problem, last, config, _origin(config, posed["distilled"]))
 
 
-def pose(*, read, load, baselines, augment, validation, seed):
+def pose(*, distilled, load, baselines, augment, validation, seed):
     """Decides what networks are trained on and measured with.
 
     Args:
-      read: Dataset -> kipx.artifacts.Distilled.
+      distilled: kipx.artifacts.Distilled.
       load: () -> Dataset.
       baselines: {name: builder as in `kipx.support`} of sets of the same size, made of training images.
       augment: from `kipx.augment`.
@@ -79,7 +78,6 @@ def pose(*, read, load, baselines, augment, validation, seed):
       UserError: data that do not fit the set, or an argument that is none.
     """
     data = load()
-    distilled = read(data)
     classes = data.classes
     check_set(data, distilled.images.shape[1:], len(distilled.class_names))
     key_held, key_draws, key_augment = jax.random.split(jax.random.key(seed), 3)
@@ -103,7 +101,6 @@ def pose(*, read, load, baselines, augment, validation, seed):
         span,
         (jnp.asarray(distilled.preprocess(data.x_train[held])), data.y_train[held]),
         (jnp.asarray(distilled.preprocess(data.x_test)), data.y_test),
-        "zca" if distilled.preprocessing.whitening.size else "standardize",
     )
 
 
@@ -115,7 +112,7 @@ def _per_class(n, classes):
     return n // classes
 
 
-def _conclude(folder, trainer, problem, last, config):
+def _conclude(folder, trainer, problem, last, config, origin):
     """The summary: of each set its networks' accuracy on the test images at the chosen step."""
     images, classes = problem.test
     accuracy = training.accuracy(trainer, last.networks._replace(variables=last.best.variables), images, classes)
@@ -127,12 +124,11 @@ def _conclude(folder, trainer, problem, last, config):
         "augment": config["augment"]["rate"],
         "run": config["run"],
         "step": config["step"],
-        **_made_by(config["run"]),
+        **origin,
         **_said_by_the_kernel(config["run"], config["step"]),
         "images": problem.x.shape[1],
         "classes": problem.y.shape[2],
         "seed": config["seed"],
-        "preprocessing": problem.preprocessing,
         "sets": {
             name: {
                 "test_accuracy": float(own.mean()),
@@ -176,11 +172,18 @@ def table(folder, summary):
     return title, rows, f"{kernel}run folder: {folder}"
 
 
-def _made_by(run):
-    """The command that made the set, if it is a run."""
-    if not (pathlib.Path(run) / artifacts.CONFIG).is_file():
-        return {}
-    return {"made_by": "label-solve" if "form" in artifacts.read_config(run) else "distill"}
+def _origin(config, distilled):
+    """What the set's images went through, by the name that was typed, for it or for its run; and what made the set.
+
+    A file that names nothing says no more than whether they are whitened; sets that were imported have no maker.
+    """
+    run = config["run"]
+    of_run = artifacts.read_config(run) if (pathlib.Path(run) / artifacts.CONFIG).is_file() else {}
+    section = config["preprocess"] or of_run.get("preprocess")
+    whitened = "whitened" if distilled.preprocessing.whitening.size else "not whitened"
+    made_by = "label-solve" if "form" in of_run else "distill" if "steps" in of_run else None
+    name = section["_target_"].rpartition(".")[2] if section else whitened
+    return {"preprocessing": name, **({"made_by": made_by} if made_by else {})}
 
 
 def _said_by_the_kernel(run, step):
