@@ -28,10 +28,11 @@ LEVELS = [
     ("kipx.commands", "kipx.config", "kipx.arguments", "kipx.merged"),
     ("kipx.app", "kipx.cli", "kipx.exits", "kipx.jobs", "kipx.sweep"),
 ]
-NUMERIC = {"jax", "numpy", "optax", "flax", "jaxtyping", "neural_tangents", "numba", "ray", "dm_pix", "sklearn"}
+NUMERIC = {"jax", "numpy", "optax", "flax", "jaxtyping", "neural_tangents", "numba", "cupy", "ray", "dm_pix", "sklearn"}
 ALONE = {
     "neural_tangents": "kipx.kernel.neural_tangents",
     "numba": "kipx.kernel.planes",
+    "cupy": "kipx.kernel.gpu",
     "ray": "kipx.engine.workers",
     "dm_pix": "kipx.augment.geometry",
 }

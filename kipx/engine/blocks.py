@@ -14,6 +14,7 @@ from kipx.engine import Layout
 
 CPU_BYTES = 2**28  # for a block; a larger one is no faster
 MOST = 32  # images a side of a block; the symmetric matrix saves nothing inside one
+ACCELERATOR_MOST = 128  # where a call costs as much as many pairs
 
 
 def check_size(block_size):
@@ -26,19 +27,17 @@ def check_size(block_size):
 
 
 def fitting_size(kernel_fn, shape):
-    """(rows, columns) of the largest square block of images (h, w, c) that fits the memory there is."""
+    """(rows, columns) of the largest square block of images (h, w, c) that fits the memory there is.
+
+    Of an accelerator's that is the same share at any time, so that a resumed run has the same blocks.
+    """
     if not hasattr(kernel_fn, "pair_bytes"):
         return 16, 16
-    size = MOST
-    while size > 1 and size**2 * kernel_fn.pair_bytes(shape) > _bytes():
+    stats = jax.local_devices()[0].memory_stats()
+    size, room = (ACCELERATOR_MOST, stats["bytes_limit"] // 4) if stats else (MOST, CPU_BYTES)
+    while size > 1 and size**2 * kernel_fn.pair_bytes(shape) > room:
         size //= 2
     return size, size
-
-
-def _bytes():
-    """Memory for one block: of an accelerator the same share at any time, so that a resumed run has the same blocks."""
-    stats = jax.local_devices()[0].memory_stats()
-    return stats["bytes_limit"] // 4 if stats else CPU_BYTES
 
 
 def even(n, size):

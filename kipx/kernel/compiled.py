@@ -24,6 +24,16 @@ ROW_CHUNKS, COLUMN_CHUNKS = 4, 16
 SMALL = 10**6  # of `operations`, under a millisecond: not worth waking a thread for
 
 
+def serves(architecture, shape):
+    """Whether the compiled loops can take these layers on images (h, w, c): always."""
+    return True
+
+
+def pair_bytes(architecture, shape):
+    """Memory that grows with every pair of images: none."""
+    return 0
+
+
 def build(architecture, kind):
     """Builds the kernel of the layers below Flatten or GlobalAvgPool, its mean over positions included.
 

@@ -71,11 +71,11 @@ def make_plan(architecture, sides, *, radius):
       Plan, or None where there is nothing to compute.
     """
     half = max((layer.size // 2 for layer in architecture if isinstance(layer, Conv)), default=0)
-    runs = _runs(place(architecture, sides, radius=radius))
-    if not runs:
+    found = runs(place(architecture, sides, radius=radius))
+    if not found:
         return None
     stages, layers, stored, maps = [], [], 0, 0
-    for (bands, inside, pool), (*_, next_pool) in zip(runs, _runs(place(architecture, sides, radius=0)), strict=False):
+    for (bands, inside, pool), (*_, next_pool) in zip(found, runs(place(architecture, sides, radius=0)), strict=False):
         (height, width), (radius_y, radius_x) = zip(*bands, strict=True)
         stride, first = _stride(width + half, next_pool), len(layers)
         for layer in inside:
@@ -100,18 +100,18 @@ def operations(plan):
     return int(sum(planes * stages["height"] * stages["stride"] * passes))
 
 
-def _runs(placed):
+def runs(placed):
     """List of (bands, layers, size of the pool behind them or 0) up to Flatten or GlobalAvgPool."""
-    runs, inside = [], []
+    found, inside = [], []
     for layer, bands in placed:
         if isinstance(layer, Flatten | GlobalAvgPool):
-            return [*runs, (bands, inside, 0)]
+            return [*found, (bands, inside, 0)]
         if isinstance(layer, AvgPool):
-            runs.append((bands, inside, layer.size))
+            found.append((bands, inside, layer.size))
             inside = []
         else:
             inside.append(layer)
-    return [*runs, (bands, inside, 0)] if inside else runs
+    return [*found, (bands, inside, 0)] if inside else found
 
 
 def _stride(width, pool):

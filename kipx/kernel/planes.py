@@ -21,9 +21,8 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-from numpy.polynomial import Polynomial
 
-from kipx.kernel.relu import arccos_polynomial, lens_polynomial
+from kipx.kernel.relu import lens_series, turn_series
 
 entry = partial(numba.njit, cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 compiled = partial(
@@ -45,14 +44,8 @@ LIMIT = np.uint64(
 SAME = np.float64(1e-13)  # of 1 - |correlation|: moves the angle by what float32 cannot tell, 5e-7
 
 
-def _series(coefficients, dtype):
-    """Coefficients in 1 - x, divided by 2 pi, of a power series in 2x - 1."""
-    series = Polynomial(coefficients)(Polynomial([1, -2])) / (2 * math.pi)
-    return [dtype(c) for c in series.coef]
-
-
-T0, T1, T2, T3, T4, T5, T6, T7 = _series(arccos_polynomial(7), np.float32)
-L0, L1, L2, L3, L4, L5, L6 = _series(lens_polynomial(6), np.float64)
+T0, T1, T2, T3, T4, T5, T6, T7 = (np.float32(c) for c in turn_series())
+L0, L1, L2, L3, L4, L5, L6 = (np.float64(c) for c in lens_series())
 
 
 class Plane(NamedTuple):

@@ -14,7 +14,7 @@ from functools import lru_cache
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.polynomial import chebyshev
+from numpy.polynomial import Polynomial, chebyshev
 
 
 def std(variance):
@@ -103,6 +103,22 @@ def lens_polynomial(degree):
         return (np.sin(angle) - angle * x) / (1 - x) ** 1.5
 
     return [float(c) for c in chebyshev.cheb2poly(chebyshev.chebinterpolate(smooth, degree))]
+
+
+def turn_series():
+    """Power series in 1 - x of arccos(x) / sqrt(1 - x) / 2 pi, to float32's rounding."""
+    return _in_distance(arccos_polynomial(7))
+
+
+def lens_series():
+    """Power series in 1 - x of (sin a - a cos a) / (1 - x)^1.5 / 2 pi with a = arccos(x), to float32's rounding."""
+    return _in_distance(lens_polynomial(6))
+
+
+def _in_distance(coefficients):
+    """A power series in 2x - 1 as one in 1 - x, divided by 2 pi."""
+    series = Polynomial(coefficients)(Polynomial([1, -2])) / (2 * math.pi)
+    return [float(c) for c in series.coef]
 
 
 def _inverse(std):

@@ -1,0 +1,35 @@
+"""CUDA through CuPy: compiles a kernel at run time, and lets it work on JAX's own memory and stream."""
+
+import contextlib
+
+import jax
+
+OPTIONS = "--std=c++17", "--ftz=true", "--prec-sqrt=false", "--prec-div=false"
+
+
+@contextlib.contextmanager
+def on(context, buffers):
+    """Arrays in the place of a callback's buffers, its stream current."""
+    import cupy
+
+    arrays = jax.tree.map(cupy.asarray, buffers)
+    with jax.tree.leaves(arrays)[0].device, cupy.cuda.ExternalStream(context.stream):
+        yield arrays
+
+
+def compiled(source, name, threads, shared):
+    """Compiles a kernel, or takes it from CuPy's cache on disk.
+
+    Args:
+      source: CUDA C++.
+      name: of its extern "C" function.
+      threads: of a block.
+      shared: bytes of shared memory of a block.
+    Returns:
+      kernel(grid, *arguments).
+    """
+    import cupy
+
+    kernel = cupy.RawKernel(source, name, options=OPTIONS)
+    kernel.max_dynamic_shared_size_bytes = shared
+    return lambda grid, *arguments: kernel(grid, (threads,), arguments, shared_mem=shared)

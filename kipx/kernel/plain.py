@@ -1,0 +1,84 @@
+"""The kernel in plain JAX: for every device and dtype, and what the compiled kernels are tested against."""
+
+import jax.numpy as jnp
+
+from kipx.architecture import Flatten
+from kipx.kernel.bands import diagonal, spread
+from kipx.kernel.layers import place, propagate
+from kipx.kernel.relu import std
+
+
+def gram(architecture, kind, x1, x2):
+    """(n1, n2) kernel of two sets of images."""
+    placed = place(architecture, _sides(architecture, x1), radius=0)
+    nngp = _covariance(x1, x2) if _flat(architecture) else _position_covariance(x1, x2, placed[0].bands)
+    ntk = jnp.zeros_like(nngp) if kind == "ntk" else None
+    maps = zip(stds(architecture, x1), stds(architecture, x2), strict=True)
+
+    def of_pairs(_, bands):
+        s1, s2 = next(maps)
+        return _spread(s1, bands, 0)[..., :, None], _spread(s2, bands, 1)[..., None, :]
+
+    nngp, ntk = propagate(placed, nngp, ntk, of_pairs)
+    return (nngp if ntk is None else ntk)[0, 0]
+
+
+def stds(architecture, x):
+    """Maps (h, w, n) of standard deviations before each ReLU, from each image's covariance with itself."""
+    maps = []
+    placed = place(architecture, _sides(architecture, x), radius=-1)
+    if not placed:
+        return maps
+
+    def of_images(nngp, bands):
+        maps.append(std(diagonal(diagonal(nngp, bands[0], 0), bands[1], 1)))
+        return _spread(maps[-1], bands, 0), _spread(maps[-1], bands, 1)
+
+    own = _variance(x) if _flat(architecture) else _own_position_covariance(x, placed[0].bands)
+    propagate(placed, own, None, of_images)
+    return maps
+
+
+def _flat(architecture):
+    return isinstance(architecture[0], Flatten)
+
+
+def _sides(architecture, x):
+    return (1, 1) if _flat(architecture) else x.shape[1:3]
+
+
+def _covariance(x1, x2):
+    """(1, 1, n1, n2) means over all pixels of x1[i] * x2[j]."""
+    a, b = (x.reshape(x.shape[0], -1) for x in (x1, x2))
+    return (jnp.einsum("ic,jc->ij", a, b, precision="highest") / a.shape[1])[None, None]
+
+
+def _variance(x):
+    """(1, 1, n) means over all pixels of x[i]^2."""
+    return jnp.mean(jnp.square(x), axis=(1, 2, 3))[None, None]
+
+
+def _position_covariance(x1, x2, bands):
+    """(P_y, P_x, n1, n2) means over channels of x1[i] * x2[j] at every pair of positions.
+
+    A few channels are summed one by one, which fuses with what follows and rounds alike for pairs and for variances.
+    """
+    a, b = _spread(jnp.moveaxis(x1, 0, -1), bands, 0), _spread(jnp.moveaxis(x2, 0, -1), bands, 1)
+    channels = a.shape[2]
+    if channels > 4:
+        return jnp.einsum("yxci,yxcj->yxij", a, b, precision="highest") / channels
+    return sum(a[:, :, c, :, None] * b[:, :, c, None, :] for c in range(channels)) / channels
+
+
+def _own_position_covariance(x, bands):
+    """(P_y, P_x, n) means over channels of x[i] * x[i] at every pair of positions."""
+    pixels = jnp.moveaxis(x, 0, -1)
+    a, b = _spread(pixels, bands, 0), _spread(pixels, bands, 1)
+    channels = a.shape[2]
+    return (
+        sum(a[:, :, c] * b[:, :, c] for c in range(channels)) / channels if channels <= 4 else jnp.mean(a * b, axis=2)
+    )
+
+
+def _spread(pixels, bands, which):
+    return spread(spread(pixels, bands[0], 0, which), bands[1], 1, which)

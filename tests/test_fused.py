@@ -1,0 +1,125 @@
+"""The GPU's kernels, run on the CPU thread by thread, against plain JAX in double precision."""
+
+import emulated
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import kipx.kernel
+from kipx.architecture import AvgPool, Conv, Dense, Flatten, Relu, convnet, convvec, fc, myrtle
+from kipx.kernel import build, fused, gpu, stages
+
+needs_compiler = pytest.mark.skipif(emulated.COMPILER is None, reason="needs a C++ compiler, as c++")
+slow = pytest.mark.slow
+CASES = {
+    "one pool": (convnet(depth=1), (4, 6, 1)),
+    "odd sides": (convnet(depth=2), (7, 9, 3)),
+    "no convolution first": (convnet(depth=2, prepend_conv=False), (8, 8, 2)),
+    "no pool": (convvec(depth=3), (5, 6, 1)),
+    "every offset": (myrtle(depth=5), (8, 7, 1)),
+    "three layers between pools": (myrtle(depth=10), (8, 8, 1)),
+}
+
+
+@pytest.fixture
+def emulation(monkeypatch):
+    monkeypatch.setattr(gpu, "on", emulated.on)
+    monkeypatch.setattr(gpu, "compiled", emulated.compiled)
+    monkeypatch.setattr(kipx.kernel, "MODULES", {"cpu": ("kipx.kernel.fused", "numba")})
+
+
+def images(shape):
+    """Three and four images; of the second ones one is equal to a first one, one zero and one small."""
+    rng = np.random.default_rng(0)
+    x1, x2 = (rng.normal(size=(n, *shape)).astype(np.float32) for n in (3, 4))
+    x2[0], x2[1], x2[2] = x1[1], 0, x2[2] / 1000
+    return x1, x2, rng.normal(size=(3, 4))
+
+
+def differentiated(kernel_fn, x1, x2, cotangent):
+    k, pull = jax.vjp(kernel_fn, x1, x2)
+    return k, *pull(jnp.asarray(cotangent, k.dtype))
+
+
+def off(found, expected):
+    """Largest of the relative errors, each in norm, of a value and its two gradients."""
+    return max(float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b)) for a, b in zip(found, expected, strict=True))
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", ["ntk", "nngp"])
+@pytest.mark.parametrize("name", [c if c == "one pool" else pytest.param(c, marks=slow) for c in CASES])
+def test_values_and_gradients_are_those_of_plain_jax_in_float64(emulation, name, kind):
+    architecture, shape = CASES[name]
+    x1, x2, cotangent = images(shape)
+    assert kipx.kernel._mean(architecture, "float32", shape) is fused
+    found = differentiated(build(architecture, kind), jnp.asarray(x1), jnp.asarray(x2), cotangent)
+    wide = (jnp.asarray(x, jnp.float64) for x in (x1, x2))
+    assert off(found, differentiated(build(architecture, kind, "float64"), *wide, cotangent)) < 5e-7
+
+
+@needs_compiler
+def test_any_tiles_give_the_same(emulation, monkeypatch):
+    architecture, shape = CASES["one pool"]
+    x1, x2, cotangent = images(shape)
+    whole = differentiated(build(architecture), jnp.asarray(x1), jnp.asarray(x2), cotangent)
+    for pairs in (1, 2, 4, 9):
+        monkeypatch.setattr(stages, "SCRATCH_BYTES", pairs * 12 * scratch(architecture, shape))
+        monkeypatch.setattr(stages, "PARTS", 2)
+        tiled = differentiated(build(architecture), jnp.asarray(x1), jnp.asarray(x2), cotangent)
+        assert (tiled[0] == whole[0]).all()
+        assert off(tiled, whole) < 1e-7  # gradients are added in other parts
+
+
+def scratch(architecture, shape):
+    return sum(stages.make_tiles(stages.make_stages(architecture, shape), 1, 1, pulled=True).scratch)
+
+
+@needs_compiler
+def test_one_gradient_alone_is_the_same(emulation):
+    architecture, shape = CASES["one pool"]
+    x1, x2, cotangent = images(shape)
+    kernel_fn, cotangent = build(architecture), jnp.asarray(cotangent, jnp.float32)
+    both = jax.vjp(kernel_fn, x1, x2)[1](cotangent)
+    np.testing.assert_array_equal(jax.vjp(lambda x: kernel_fn(x1, x), x2)[1](cotangent)[0], both[1])
+    np.testing.assert_array_equal(jax.vjp(lambda x: kernel_fn(x, x2), x1)[1](cotangent)[0], both[0])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape"),
+    [
+        (convvec(depth=8), (8, 8, 1)),
+        (convnet(depth=2), (8, 8, 5)),
+        (myrtle(depth=5), (64, 64, 3)),
+        ((Conv(5), Relu(), Flatten(), Dense()), (8, 8, 1)),
+        ((Conv(3), AvgPool(2), Flatten(), Dense()), (8, 8, 1)),
+        ((Conv(3), Relu(), AvgPool(3), Flatten(), Dense()), (9, 9, 1)),
+    ],
+)
+def test_what_the_kernels_do_not_take_is_left_to_plain_jax(architecture, shape):
+    assert not stages.supports(architecture, shape)
+
+
+def test_they_are_asked_only_where_they_can_serve(monkeypatch):
+    monkeypatch.setattr(kipx.kernel, "MODULES", {"cpu": ("kipx.kernel.fused", "numba")})
+    architecture, shape = convnet(), (32, 32, 3)
+    assert kipx.kernel._mean(architecture, "float32", shape) is fused
+    assert kipx.kernel._mean(architecture, "float64", shape) is None
+    assert kipx.kernel._mean(fc(depth=2), "float32", shape) is None
+    with jax.enable_x64(False):
+        assert kipx.kernel._mean(architecture, "float32", shape) is None
+    monkeypatch.setattr(kipx.kernel, "MODULES", {"cpu": ("kipx.kernel.fused", "a_package_that_is_not_there")})
+    assert kipx.kernel._mean(architecture, "float32", shape) is None
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3)])
+@pytest.mark.parametrize("architecture", [convnet(), myrtle(depth=5), myrtle(depth=10)])
+def test_blocks_of_the_papers_sizes_fit_a_gpu(monkeypatch, architecture, shape):
+    asked = []
+    monkeypatch.setattr(gpu, "compiled", lambda source, name, threads, shared: asked.append((threads, shared)))
+    made = stages.make_stages(architecture, shape)
+    for below, stage, above in zip([None, *made], made, [*made[1:], None], strict=False):
+        for name in ("forward", "backward"):
+            fused.launch._kernel.__wrapped__(name, stage, below, above, 2, (2, 1))
+    assert all(threads <= 1024 and shared <= 227 * 1024 for threads, shared in asked)
