@@ -9,7 +9,8 @@ There, from the repository's folder, for so many minutes, a checkpoint each minu
 
     python benchmarks/device_run.py go carried/run carried/cifar10.npz --minutes 25 --out run.tar
 
-Unpacked, it is a run folder like any other: `kipx distill resume=<folder>` goes on with it, and so does this.
+Unpacked, it is a run folder like any other: `kipx distill resume=<folder>` goes on with it, and so does this. A folder
+whose config.yaml is `kipx label-solve`'s is solved for labels.
 """
 
 import argparse
@@ -86,16 +87,18 @@ def go(folder, data, minutes, out):
 
     jax.config.update("jax_enable_x64", True)
     from kipx import arguments, artifacts
-    from kipx.commands import distill, stop
+    from kipx.commands import distill, label_solve, stop
 
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    built = {**arguments.distill(config), "load": lambda: load(data), "every_s": 60.0}
-    artifacts.write_json(folder / "environment_device.json", artifacts.environment())
+    command, build = (distill, arguments.distill) if "steps" in config else (label_solve, arguments.label_solve)
+    built = {**build(config), "load": lambda: load(data), "every_s": 60.0}
+    began_here = not (folder / "environment.json").exists()
+    artifacts.write_json(folder / f"environment{'' if began_here else '_device'}.json", artifacts.environment())
     timer = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True
     timer.start()
     try:
-        distill.run(folder, overrides=None, config=config, **built)
+        command.run(folder, overrides=None, config=config, **built)
     except stop.Stopped as stopped:
         print(stopped, file=sys.stderr)
     timer.cancel()

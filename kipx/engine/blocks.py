@@ -14,7 +14,7 @@ from kipx.engine import Layout
 
 CPU_BYTES = 2**28  # for a block; a larger one is no faster
 MOST = 32  # images a side of a block; the symmetric matrix saves nothing inside one
-ACCELERATOR_MOST = 128  # where a call costs as much as many pairs
+ACCELERATOR_MOST = 512  # where a call costs as much as hundreds of pairs
 
 
 def check_size(block_size):

@@ -14,7 +14,7 @@ from jax.experimental.buffer_callback import buffer_callback
 
 from kipx.kernel import deviations, launch
 from kipx.kernel.deviations import by_std, images
-from kipx.kernel.stages import SCRATCH_BYTES, make_stages, make_tiles, supports
+from kipx.kernel.stages import make_stages, make_tiles, supports
 
 KINDS = jnp.float64, jnp.float32  # of covariances, of tangent kernels
 
@@ -25,9 +25,8 @@ def serves(architecture, shape):
 
 
 def pair_bytes(architecture, shape):
-    """About the memory that a pair of images takes in a large block: its part of a gradient, its share of scratch."""
-    stages = make_stages(architecture, shape)
-    return SCRATCH_BYTES // 2**14 + 8 * sum(stage.quantities * stage.sides[0] * stage.sides[1] for stage in stages)
+    """About the memory that a pair of images takes in a large block: its part of a gradient."""
+    return 8 * sum(stage.quantities * stage.sides[0] * stage.sides[1] for stage in make_stages(architecture, shape))
 
 
 def build(architecture, kind):
