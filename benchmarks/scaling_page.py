@@ -1,4 +1,4 @@
-"""The text of docs/scaling.md around the figures of docs/results/engines.json and docs/results/plan.json.
+"""The text of docs/scaling.md around the figures of engines.json, plan.json and gpu.json in docs/results.
 
 python benchmarks/scaling_page.py docs/results docs/scaling.md
 """
@@ -16,9 +16,7 @@ from kipx.kernel import build
 
 STEPS, DRAWS, TEST, CLASSES = 50_000, 20, 10_000, 10
 SHAPE = (32, 32, 3)
-GRADIENT = 3  # times the kernel's operations, as measured on a CPU
-RATES = (1, 5, 20)  # Tflop/s that a GPU might sustain on this kernel; none has been measured
-BANDWIDTH = 10e9  # bytes a second between devices, assumed as well
+BANDWIDTH = 10e9  # bytes a second between devices, assumed
 
 ENGINES = """# Scaling
 
@@ -81,40 +79,38 @@ so for one m it goes with the area s^2.
 PAPER = """
 ## A plan on paper: 50 images per class of CIFAR-10, 50,000 steps
 
-Nobody has measured kipx on a GPU. What follows is arithmetic; what is assumed is marked so.
+One {device} has been measured ([gpu](gpu.md)); the rest is arithmetic, and what is assumed is marked so.
 
 - {support} support images, {target:,} targets a step. *Assumed*: the paper's text does not give ConvNet's batch; 5,000
   is that of the authors' FC demo. Time goes almost in proportion to it.
 - Pairs of a step: {target:,} x {support} = {ts:,}, and about {ss:,} of the symmetric matrix.
-- A pair of 32x32x3 images takes {mflop:.0f} Mflop forward (counted, [performance](performance.md)) and about {times}
-  times that for the gradient (a ratio of times measured on a CPU): {step:.0f} Tflop a step, {total:.1f} Eflop in all.
+- A pair of 32x32x3 images takes {forward:.2f} us forward and {vjp:.2f} us for the gradient, which computes the kernel
+  once more: measured, in large blocks.
 - {evaluations} evaluations on {test:,} images ({due} checkpoints, {draws} natural draws, the first set again):
   {share:.1%} more.
 - Beside the kernel (solve in float64, its gradient, Adam) a step takes {rest:.2g} s on this machine's two cores,
   measured; it stays on one device. *Assumed*: no faster on the GPU.
 - Exchange a step: targets out {out:.0f} MB, gradients summed {back:.0f} MB. *Assumed*: 10 GB/s, not overlapped,
   {wire:.3f} s.
-- *Assumed*: what a GPU sustains on this kernel. The present plain JAX version moves all covariances through memory; a
-  fused one would be bound by arithmetic. Hence three rates, of which the first is the cautious one.
 
-| a GPU sustains (assumed) | 1 GPU | 8 GPUs | 256 GPUs | busy on 256 |
-|---|--:|--:|--:|--:|
-{rows}
+| 1 GPU | 8 GPUs | 256 GPUs | busy on 256 |
+|--:|--:|--:|--:|
+{row}
 
 On 256 devices each has {each} targets a step, and {tiles} tiles of the symmetric matrix, so the kernel divides by
-{by:.0f}; the rest of the step is what keeps the last column below 100%. A device needs memory for a block of {block} x
-{block} pairs ({memory} in plain JAX and float32, up to half as much again) and for the images (0.74 GB); one with less
-takes smaller blocks by itself. `kipx plan dataset=cifar10 preprocess=zca support.per_class=50 target.batch_size=5000
-steps=50000 plan.devices=8` on one of the GPUs replaces what is assumed by what is measured.
+{by:.0f}; the rest of the step is what keeps the last column below 100%. `kipx plan dataset=cifar10 preprocess=zca
+support.per_class=50 target.batch_size=5000 steps=50000 plan.devices=8` on one of the GPUs replaces what is assumed by
+what is measured.
 """
 
 
 def write(results, page_path):
     """Writes the page from what results there are."""
-    found = {name: pathlib.Path(results) / f"{name}.json" for name in ("engines", "plan")}
+    found = {name: pathlib.Path(results) / f"{name}.json" for name in ("engines", "plan", "gpu")}
     read = {name: json.loads(path.read_text()) for name, path in found.items() if path.is_file()}
     text = engines(read["engines"]) if "engines" in read else "# Scaling\n"
-    text += planned(read["plan"]) + growth(read["plan"]) + paper(**read["plan"]["paper"]) if "plan" in read else ""
+    text += planned(read["plan"]) + growth(read["plan"]) if "plan" in read else ""
+    text += paper(read["gpu"], **read["plan"]["paper"]) if {"plan", "gpu"} <= set(read) else ""
     pathlib.Path(page_path).write_text(text)
 
 
@@ -181,31 +177,28 @@ def _pair_ms(row):
     return 1e3 * statistics.median(row["seconds"]) / row["pairs"]
 
 
-def paper(sizes, operations_a_pair, beside_the_kernel_s):
-    """The plan for GPUs that nobody has measured."""
+def paper(gpu, sizes, operations_a_pair, beside_the_kernel_s):
+    """The plan for GPUs of the kind that has been measured."""
     support, target = sizes
-    kernel_fn = build(convnet())
-    of = sharded.layout(kernel_fn, (32, 32))
-    flop = {n: (1 + GRADIENT) * operations_a_pair * pairs(of, support, target, n) for n in (1, 8, 256)}
+    of = sharded.layout(build(convnet()), (32, 32))
+    case = next(c for c in gpu["cases"] if c["name"] == "convnet" and c["image"] == list(SHAPE))
+    forward, vjp = (case["kipx"][op][1] for op in ("forward_us", "vjp_us"))
+    kernel = {n: 1e-6 * (forward + vjp) * pairs(of, support, target, n) for n in (1, 8, 256)}
     due = sum(checkpoints.due(step, STEPS) for step in range(STEPS + 1))
     evaluations = due + DRAWS + 1
-    share = evaluations * TEST * support / ((1 + GRADIENT) * STEPS * (target * support + support**2 / 2))
+    share = evaluations * TEST * support * forward / (STEPS * (target * support + support**2 / 2) * (forward + vjp))
     out, back = (4 * math.prod(SHAPE) * n for n in (target, support))
     wire, tiles = (out + back) / BANDWIDTH, of(support, None, SHAPE, 256)
-    rows = []
-    for rate in RATES:
-        steps = {n: f / (rate * 1e12) + beside_the_kernel_s + (wire if n > 1 else 0) for n, f in flop.items()}
-        cells = [f"{days(STEPS * s * (1 + share))} ({s:.3g} s a step)" for s in steps.values()]
-        rows.append(f"| {rate} Tflop/s | {' | '.join(cells)} | {flop[256] / (rate * 1e12) / steps[256]:.0%} |")
+    steps = {n: s + beside_the_kernel_s + (wire if n > 1 else 0) for n, s in kernel.items()}
+    cells = [f"{days(STEPS * s * (1 + share))} ({s:.3g} s a step)" for s in steps.values()]
     return PAPER.format(
+        device=gpu["device"],
         support=support,
         target=target,
         ts=support * target,
         ss=of(support, None, SHAPE, 1).pairs,
-        mflop=operations_a_pair / 1e6,
-        times=GRADIENT,
-        step=flop[1] / 1e12,
-        total=STEPS * flop[1] / 1e18,
+        forward=forward,
+        vjp=vjp,
         evaluations=evaluations,
         test=TEST,
         due=due,
@@ -215,26 +208,16 @@ def paper(sizes, operations_a_pair, beside_the_kernel_s):
         out=out / 1e6,
         back=back / 1e6,
         wire=wire,
-        rows="\n".join(rows),
+        row=f"| {' | '.join(cells)} | {kernel[256] / steps[256]:.0%} |",
         each=-(-target // 256),
         tiles=tiles.count // 256,
-        by=flop[1] / flop[256],
-        block=32,
-        memory=cost.gigabytes(32**2 * plain_pair_bytes()),
+        by=kernel[1] / kernel[256],
     )
 
 
 def pairs(of, support, target, devices):
     """Pairs of one pass that the busiest of so many devices computes."""
     return sum(cost.rounds(of(*call, SHAPE, devices)) for call in ((support, None), (target, support)))
-
-
-def plain_pair_bytes():
-    """Of the plain JAX version, which GPUs run: half of what it takes in float64, which runs as plain JAX here too."""
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
-    return build(convnet(), dtype="float64").pair_bytes(SHAPE) // 2
 
 
 def days(seconds):
