@@ -33,8 +33,8 @@ A pair of 32x32x3 images takes {mflop:.0f} million operations forward, a square 
 MB that pass from one stage to the next through the GPU's memory, written and read. By the data sheet ({tflops} Tflop/s
 in float32, {tb} TB/s) that is {compute_us:.2f} us and {bytes_us:.2f} us; a large float32 matrix product reaches
 {product:.0f} Tflop/s here. The forward pass takes {forward:.2f} us, {times:.1f} times the larger of the two. What binds
-it is instructions: by disassembly about 65 for each pair of positions and layer, few of them fused multiply-adds: square
-roots, double precision, exchanges between lanes, loads and selections. That is 1.0 us if every cycle issued one.
+it is instructions: by disassembly about 65 for each pair of positions and layer, few of them fused multiply-adds:
+square roots, double precision, exchanges between lanes, loads and selections. That is 1.0 us if every cycle issued one.
 
 ## How
 
