@@ -1,4 +1,4 @@
-"""The GPU's kernels, run on the CPU thread by thread, against plain JAX in double precision."""
+"""The GPU's kernels, run on the CPU thread by thread, against the compiled loops and plain JAX in double precision."""
 
 import emulated
 import jax
@@ -26,7 +26,16 @@ CASES = {
 def emulation(monkeypatch):
     monkeypatch.setattr(gpu, "on", emulated.on)
     monkeypatch.setattr(gpu, "compiled", emulated.compiled)
-    monkeypatch.setattr(kipx.kernel, "MODULES", {"cpu": ("kipx.kernel.fused", "numba")})
+
+
+def on_gpu(architecture, kind="ntk"):
+    """The kernel as a GPU computes it."""
+
+    def kernel_fn(x1, x2):
+        below = fused.build(architecture, kind)(jnp.asarray(x1), jnp.asarray(x2))
+        return kipx.kernel._above(architecture, kind, *below)
+
+    return kernel_fn
 
 
 def images(shape):
@@ -38,8 +47,12 @@ def images(shape):
 
 
 def differentiated(kernel_fn, x1, x2, cotangent):
-    k, pull = jax.vjp(kernel_fn, x1, x2)
-    return k, *pull(jnp.asarray(cotangent, k.dtype))
+    @jax.jit
+    def both(x1, x2, cotangent):
+        k, pull = jax.vjp(kernel_fn, x1, x2)
+        return k, *pull(cotangent.astype(k.dtype))
+
+    return both(x1, x2, cotangent)
 
 
 def off(found, expected):
@@ -49,25 +62,34 @@ def off(found, expected):
 
 @needs_compiler
 @pytest.mark.parametrize("kind", ["ntk", "nngp"])
-@pytest.mark.parametrize("name", [c if c == "one pool" else pytest.param(c, marks=slow) for c in CASES])
+def test_values_and_gradients_are_those_of_the_compiled_loops(emulation, kind):
+    architecture, shape = CASES["one pool"]
+    given = images(shape)
+    found, expected = (differentiated(f(architecture, kind), *given) for f in (on_gpu, build))
+    assert off(found, expected) < 5e-7
+
+
+@needs_compiler
+@slow
+@pytest.mark.parametrize("kind", ["ntk", "nngp"])
+@pytest.mark.parametrize("name", CASES)
 def test_values_and_gradients_are_those_of_plain_jax_in_float64(emulation, name, kind):
     architecture, shape = CASES[name]
+    assert stages.supports(architecture, shape)
     x1, x2, cotangent = images(shape)
-    assert kipx.kernel._mean(architecture, "float32", shape) is fused
-    found = differentiated(build(architecture, kind), jnp.asarray(x1), jnp.asarray(x2), cotangent)
-    wide = (jnp.asarray(x, jnp.float64) for x in (x1, x2))
-    assert off(found, differentiated(build(architecture, kind, "float64"), *wide, cotangent)) < 5e-7
+    expected = differentiated(build(architecture, kind, "float64"), x1.astype(float), x2.astype(float), cotangent)
+    assert off(differentiated(on_gpu(architecture, kind), x1, x2, cotangent), expected) < 5e-7
 
 
 @needs_compiler
 def test_any_tiles_give_the_same(emulation, monkeypatch):
     architecture, shape = CASES["one pool"]
     x1, x2, cotangent = images(shape)
-    whole = differentiated(build(architecture), jnp.asarray(x1), jnp.asarray(x2), cotangent)
-    for pairs in (1, 2, 4, 9):
+    whole = differentiated(on_gpu(architecture), x1, x2, cotangent)
+    for pairs in (1, 2, 9):
         monkeypatch.setattr(stages, "SCRATCH_BYTES", pairs * 12 * scratch(architecture, shape))
         monkeypatch.setattr(stages, "PARTS", 2)
-        tiled = differentiated(build(architecture), jnp.asarray(x1), jnp.asarray(x2), cotangent)
+        tiled = differentiated(on_gpu(architecture), x1, x2, cotangent)
         assert (tiled[0] == whole[0]).all()
         assert off(tiled, whole) < 1e-7  # gradients are added in other parts
 
@@ -80,7 +102,7 @@ def scratch(architecture, shape):
 def test_one_gradient_alone_is_the_same(emulation):
     architecture, shape = CASES["one pool"]
     x1, x2, cotangent = images(shape)
-    kernel_fn, cotangent = build(architecture), jnp.asarray(cotangent, jnp.float32)
+    kernel_fn, cotangent = on_gpu(architecture), jnp.asarray(cotangent, jnp.float32)
     both = jax.vjp(kernel_fn, x1, x2)[1](cotangent)
     np.testing.assert_array_equal(jax.vjp(lambda x: kernel_fn(x1, x), x2)[1](cotangent)[0], both[1])
     np.testing.assert_array_equal(jax.vjp(lambda x: kernel_fn(x, x2), x1)[1](cotangent)[0], both[0])
