@@ -27,14 +27,21 @@ def test_packed_images_come_back_bit_for_bit(shape, tmp_path):
         np.testing.assert_array_equal(device_run._unpacked(file, "x"), images)
 
 
-def test_a_run_goes_on_where_only_jax_is_and_comes_back(tmp_path):
+@pytest.mark.parametrize(
+    ("command", "schema", "overrides", "steps"),
+    [
+        ("distill", arguments.DISTILL, ["steps=3", "baseline.draws=0"], [0, 1, 2, 3]),
+        ("label-solve", arguments.LABEL_SOLVE, [], [0, 1]),
+    ],
+)
+def test_a_run_goes_on_where_only_jax_is_and_comes_back(command, schema, overrides, steps, tmp_path):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (60, 4, 4, 1), np.uint8), np.arange(60) % 10
     arrays = {**device_run._packed("x_train", images), **device_run._packed("x_test", images)}
     np.savez(tmp_path / "data.npz", **arrays, y_train=labels, y_test=labels, class_names=np.arange(10).astype(str))
-    overrides = ["dataset=npz", "dataset.path=data.npz", "kernel=fc", "steps=3", "target.batch_size=20"]
+    overrides = ["dataset=npz", "dataset.path=data.npz", "kernel=fc", "target.batch_size=20", *overrides]
     with initialize_config_module("kipx.conf", version_base="1.3"):
-        values = config.plain(compose("distill", overrides=[*overrides, "baseline.draws=0"]), arguments.DISTILL)
+        values = config.plain(compose(command, overrides=overrides), schema)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(values))
     program = f"import sys; sys.modules.update(dict.fromkeys({ABSENT})); sys.argv[0] = sys.argv.pop(1); " + (
@@ -45,4 +52,4 @@ def test_a_run_goes_on_where_only_jax_is_and_comes_back(tmp_path):
     with tarfile.open(tmp_path / "back.tar") as archive:
         rows = archive.extractfile("run/metrics.jsonl").read().decode().splitlines()
         assert "run/support.npz" in archive.getnames()
-    assert [json.loads(row)["step"] for row in rows] == [0, 1, 2, 3]
+    assert [json.loads(row)["step"] for row in rows] == steps
