@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 import kipx.kernel
-from kipx.architecture import AvgPool, Conv, Dense, Flatten, Relu, convnet, convvec, fc, myrtle
+from kipx.architecture import AvgPool, Conv, Dense, Flatten, GlobalAvgPool, Relu, convnet, convvec, fc, myrtle
 from kipx.kernel import build, fused, gpu, stages
 
 needs_compiler = pytest.mark.skipif(emulated.COMPILER is None, reason="needs a C++ compiler, as c++")
 slow = pytest.mark.slow
 CASES = {
+    "threads left over": ((Conv(3), Relu(), AvgPool(2), GlobalAvgPool(), Dense()), (4, 7, 1)),
     "one pool": (convnet(depth=1), (4, 6, 1)),
     "odd sides": (convnet(depth=2), (7, 9, 3)),
     "no convolution first": (convnet(depth=2, prepend_conv=False), (8, 8, 2)),
@@ -61,9 +62,9 @@ def off(found, expected):
 
 
 @needs_compiler
-@pytest.mark.parametrize("kind", ["ntk", "nngp"])
-def test_values_and_gradients_are_those_of_the_compiled_loops(emulation, kind):
-    architecture, shape = CASES["one pool"]
+@pytest.mark.parametrize(("name", "kind"), [("one pool", "ntk"), ("threads left over", "ntk"), ("one pool", "nngp")])
+def test_values_and_gradients_are_those_of_the_compiled_loops(emulation, name, kind):
+    architecture, shape = CASES[name]
     given = images(shape)
     found, expected = (differentiated(f(architecture, kind), *given) for f in (on_gpu, build))
     assert off(found, expected) < 5e-7

@@ -127,8 +127,8 @@ def _kernel(name, stage, below, above, kinds, entries, own=False):
     lines = [f"#define {key} {value}" for key, value in defined.items()]
     folder = importlib.resources.files("kipx.kernel") / "cuda"
     code = [(folder / file).read_text() for file in ("walk.cuh", f"{name}.cu")]
-    sums, row = stage.quantities * stage.sides[0] * stage.sides[1], 2 * stage.units * stage.groups * stage.lanes
-    back = sums + sums % 2 + 2 * stage.quantities * row
+    sums = stage.quantities * stage.sides[0] * stage.sides[1]
+    back = sums + sums % 2 + 4 * stage.quantities * stage.threads
     shared = 8 * (back if name == "backward" else 4 * stage.threads)
     return gpu.compiled("\n".join([*lines, *code]), name, stage.threads, shared)
 

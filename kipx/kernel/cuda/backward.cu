@@ -13,7 +13,7 @@ struct Kept {  // of a layer before its ReLU, until the cotangents arrive
 
 constexpr float TINY = 1e-37f;
 constexpr int SUMS = (QUANTITIES * HEIGHT * WIDTH + 1) / 2 * 2;  // entries of all quantities, even
-constexpr int STAGED = GROUPS * 2 * LANES;  // entries of one quantity's row, from every group
+constexpr int STAGED = 2 * THREADS;  // entries of one quantity's row, from every group and from threads left over
 
 // Cotangents of a row behind the stage, taken apart into the planes and columns that were pooled.
 template <bool EDGE>
