@@ -4,11 +4,14 @@ import importlib
 import os
 
 from kipx import centroids, checks, support
+from kipx.analysis.subject import Kernel
 from kipx.config import CALL, build
 from kipx.data import cache, folder
 from kipx.engine import sharded
+from kipx.report import folders
 from kipx.sampled import Member, check
 
+KINDS = ("ntk", "nngp")
 _DATASET = {"load": CALL, "pools": int, "path": str | None, "data_dir": str | None, "raw_dir": str | None}
 _KERNEL = {"architecture": CALL, "depth": int, "kind": str, "dtype": str, "backend": str}
 _FAMILY = {**_KERNEL, "members": {"*": {"weight": float, **_KERNEL}}}
@@ -73,6 +76,16 @@ IMPORT_OWN = {**SOURCE, "seed": int | None, "ridge": float, "dataset": _DATASET,
 IMPORT = {**IMPORT_OWN, "preprocess": CALL}
 EVALUATE = {"run": str, "ridge": float, "dataset": _DATASET, "kernel": _KERNELS, "engine": CALL}
 
+ANALYZE = {
+    **{key: EVALUATE[key] for key in ("run", "ridge", "dataset", "kernel", "engine")},
+    "question": str,
+    "out": str | None,
+    "seed": int,
+    "baseline": {"draws": int},
+    "test_images": int | None,
+    "kernels": {"*": _KERNEL},
+}
+
 
 def kernel(section, path="kernel"):
     """The kernel_fn of a kernel section.
@@ -85,7 +98,7 @@ def kernel(section, path="kernel"):
     architecture = build(section["architecture"], f"{path}.architecture")
     modules = {"kipx": "kipx.kernel", "neural_tangents": "kipx.kernel.neural_tangents"}
     backend = checks.one_of(f"{path}.backend", section["backend"], tuple(modules))
-    checks.one_of(f"{path}.kind", section["kind"], ("ntk", "nngp"))
+    checks.one_of(f"{path}.kind", section["kind"], KINDS)
     checks.one_of(f"{path}.dtype", section["dtype"], ("float32", "float64"))
     if backend == "neural_tangents":
         _check_compiler()
@@ -219,6 +232,31 @@ def evaluate(values):
         "load": load(values),
         "members": members(values["kernel"], values["engine"]),
         "ridge": values["ridge"],
+    }
+
+
+def analyze(values):
+    """Arguments of `kipx.commands.analyze.run`: each kernel as both kinds, the set's own marked."""
+    own = values["kernel"].get("members", {"kernel": values["kernel"]})
+    sections = {**{f"kernels.{name}": section for name, section in values["kernels"].items()}, **own}
+    found = {}
+    for path, section in sections.items():
+        for kind in KINDS:
+            name = folders.architecture(section["architecture"])
+            mine = path in own and kind == section["kind"]
+            kernel_fn = kernel({**{key: section[key] for key in _KERNEL}, "kind": kind}, path)
+            if (name, kind) not in found or mine:
+                engine = build(values["engine"], "engine", kernel_fn=kernel_fn)
+                found[name, kind] = Kernel(name, kind, mine, engine)
+    return {
+        "question": values["question"],
+        "out": values.get("out"),
+        "load": load(values),
+        "kernels": found.values(),
+        "ridge": values["ridge"],
+        "seed": values["seed"],
+        "draws": values["baseline"]["draws"],
+        "test_images": values.get("test_images"),
     }
 
 

@@ -67,6 +67,12 @@ def save(manager, state, *, config_hash):
         manager.save(state.step, args=ocp.args.Composite(**items), force=True)
 
 
+def steps(folder):
+    """The steps that a run folder has checkpoints of, in order; () where it has none. A run may be at work in it."""
+    inside = pathlib.Path(folder) / "checkpoints"
+    return tuple(sorted(int(path.name) for path in inside.glob("*") if path.name.isdigit()))
+
+
 def support_at(folder, step):
     """The support set that a run had at one of its checkpoints.
 

@@ -1,6 +1,17 @@
 """The names that are relied on from outside, as far as they exist; a name once here stays."""
 
-COMMANDS = ("distill", "label-solve", "evaluate", "transfer", "plan", "prepare", "export", "import", "report")
+COMMANDS = (
+    "distill",
+    "label-solve",
+    "evaluate",
+    "transfer",
+    "analyze",
+    "plan",
+    "prepare",
+    "export",
+    "import",
+    "report",
+)
 GROUPS = {
     "dataset": ("digits", "mnist", "fashion_mnist", "svhn_cropped", "cifar10", "cifar100", "npz"),
     "preprocess": ("standardize", "zca", "normalize", "zca_pixels"),

@@ -23,8 +23,8 @@ LEVELS = [
         "kipx.calibration",
     ),
     ("kipx.distill", "kipx.sampled", "kipx.finite", "kipx.centroids"),
-    ("kipx.data", "kipx.formats", "kipx.artifacts", "kipx.checkpoints", "kipx.track", "kipx.machine"),
-    ("kipx.report",),
+    ("kipx.data", "kipx.formats", "kipx.artifacts", "kipx.checkpoints", "kipx.manifest", "kipx.track", "kipx.machine"),
+    ("kipx.report", "kipx.analysis"),
     ("kipx.commands", "kipx.config", "kipx.arguments", "kipx.merged"),
     ("kipx.app", "kipx.cli", "kipx.exits", "kipx.jobs", "kipx.sweep"),
 ]
