@@ -241,6 +241,7 @@ def analyze(values):
     sections = {**{f"kernels.{name}": section for name, section in values["kernels"].items()}, **own}
     found = {}
     for path, section in sections.items():
+        checks.one_of(f"{path}.kind", section["kind"], KINDS)
         for kind in KINDS:
             name = folders.architecture(section["architecture"])
             mine = path in own and kind == section["kind"]

@@ -60,6 +60,18 @@ ENGINE_KEYS = {
     "pool": ("engine.address",),
 }
 PLAN_KEYS = ("plan.devices", "plan.calibration_s")  # beside those of distill
+ANALYZE_KEYS = (
+    "run",
+    "question",
+    "out",
+    "ridge",
+    "seed",
+    "baseline.draws",
+    "test_images",
+    "dataset.data_dir",
+    "kernels",
+)
+QUESTIONS = ("images", "labels", "dimension", "spectrum", "robustness", "kernels")
 EXPORT_KEYS = ("run", "format", "out")
 EXPORT_FORMATS = ("npz", "torch", "safetensors", "hf")
 IMPORT_KEYS = ("path", "labels.path", "labels.kind", "entry", "ridge", "dataset.data_dir", "kernel.depth")

@@ -156,9 +156,17 @@ def _remembering(x_test):
     def grams(kernel, of):
         key = kernel.name, kernel.kind, id(of)
         if key not in known:
-            images = jnp.asarray(of.images)
-            pair = (kernel.engine.gram(images), kernel.engine.gram(x_test, images))
-            known[key] = of, *(np.asarray(k, np.float64) for k in pair)  # with `of`, whose id stays its own
+            known[key] = of, *_pair(kernel, jnp.asarray(of.images), x_test)  # with `of`, whose id stays its own
         return known[key][1:]
 
     return grams
+
+
+def _pair(kernel, images, x_test):
+    try:
+        return tuple(np.asarray(kernel.engine.gram(*x), np.float64) for x in ((images,), (x_test, images)))
+    except checks.UserError as error:
+        raise checks.UserError(
+            f"kernels: {kernel.name} does not suit ({error}); leave it out, as in ~kernels.convnet, or change its "
+            "depth, as in kernels.convnet.depth=1"
+        ) from error

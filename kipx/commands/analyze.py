@@ -32,7 +32,7 @@ def run(run, distilled, *, question, out, load, **posed):
       **posed: as for `kipx.analysis.subject.build`.
     Yields:
       (kipx.report.tables.Table, the Markdown file) of each question; of all, a question that this set does not allow
-      comes as a table without rows, with the reason for a note, and None.
+      comes as a table of the reason, and None.
     Raises:
       UserError: an unknown question, one that this set does not allow, another data set than the set's, or a file that
         cannot be written.
@@ -48,7 +48,7 @@ def run(run, distilled, *, question, out, load, **posed):
         except checks.UserError as error:
             if question != ALL:
                 raise
-            yield Table(f"{name}: left out", (), [], (str(error),)), None
+            yield Table(name, ("left out because",), [(str(error),)]), None
             continue
         yield table, _write(run, out, name, table, picture)
 
