@@ -36,7 +36,7 @@ DISTILL = {
     "logger": {"progress": bool},
 }
 PLAN = {**DISTILL, "plan": {"devices": int | None, "calibration_s": float}}
-REPORT = {"run": str, "table": str, "out": str | None}
+REPORT = {"run": str, "table": str, "out": str | None, "html": bool}
 LABEL_SOLVE = {
     **{key: DISTILL[key] for key in ("seed", "ridge", "resume", "dataset", "preprocess", "kernel", "support")},
     "form": CALL,

@@ -86,7 +86,8 @@ def support_at(folder, step):
     """
     if not (pathlib.Path(folder) / "checkpoints").is_dir():
         raise checks.UserError(f"step: expected a run folder with checkpoints, got {folder}")
-    with open_manager(folder) as manager:
+    reading = ocp.CheckpointManagerOptions(create=False)  # and no tidying: a run may be at work there
+    with ocp.CheckpointManager((pathlib.Path(folder) / "checkpoints").absolute(), options=reading) as manager:
         kept = manager.all_steps()
         if step not in kept:
             raise checks.UserError(f"step: expected a checkpoint of {folder}, one of {sorted(kept)}, got {step}")

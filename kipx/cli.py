@@ -148,8 +148,12 @@ def report(cfg):
     from kipx import arguments, config
     from kipx.commands import report as command
 
-    table, troubles, path = command.run(**config.plain(cfg, arguments.REPORT))
-    closing = [*table.notes, *troubles, *([f"written to {path}"] if path else [])]
+    values = config.plain(cfg, arguments.REPORT)
+    wanted = values.pop("html") and values["table"] == "runs"
+    table, troubles, path = command.run(**values)
+    page, trouble = command.write_pages(values["run"]) if wanted else (None, None)
+    written = [f"written to {one}" for one in (path, page) if one]
+    closing = [*table.notes, *troubles, *([trouble] if trouble else []), *written]
     _print_table(table.title, table.rows, "\n".join(closing), columns=table.columns)
 
 

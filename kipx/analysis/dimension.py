@@ -4,7 +4,7 @@ import numpy as np
 from scipy.spatial import distance
 
 from kipx import checks
-from kipx.report.pictures import as_png, chart
+from kipx.report.pictures import as_png, chart, scale_of_steps
 from kipx.report.tables import Table
 
 DISCARDED = 0.1
@@ -78,9 +78,7 @@ def _picture(learned, natural):
     else:
         steps, values = zip(*learned, strict=True)
         axis.plot(steps, values, "o-", ms=4, color="tab:blue", label="learned")
-        axis.set_xscale("symlog", linthresh=1)
-        axis.set_xticks(steps[:: max(1, len(steps) // 6)], map(str, steps[:: max(1, len(steps) // 6)]))
-        axis.minorticks_off()
+        scale_of_steps(axis, steps)
     axis.axhline(np.mean(natural), color="black", ls="--", lw=1, label="natural, mean and range over draws")
     axis.axhspan(min(natural), max(natural), color="black", alpha=0.1, lw=0)
     axis.set(title="Two-NN intrinsic dimension", xlabel="KIP steps", ylabel="dimension")

@@ -1,13 +1,12 @@
 """Does the set stay ahead of the images that it began as when hyperparameters change? KRR's in place of networks'."""
 
-import numpy as np
-
 from kipx.analysis.subject import accuracy, start
 from kipx.report import charts
+from kipx.report.pictures import spread
 from kipx.report.tables import Table, percent
 
 RIDGES = (1e-6, 1e-2, 1e-1, 1.0)
-CHECKPOINTS = 8
+CHECKPOINTS = 8  # at most, as in the paper
 
 
 def answer(subject):
@@ -23,20 +22,14 @@ def answer(subject):
       `kipx transfer -m +figure=4`.
     """
     start(subject)
-    steps = [0, *_spread([step for step in subject.steps if step])]
+    later = [step for step in subject.steps if step]
+    steps = [0, *(later[i] for i in spread(len(later), CHECKPOINTS))]
     found = {
         (kernel, ridge): [accuracy(subject, kernel, subject.at(step), ridge=ridge) for step in steps]
         for kernel in subject.kernels
         for ridge in RIDGES
     }
     return _table(found, steps, subject), charts.png(_panels(found, steps))
-
-
-def _spread(steps):
-    """At most eight of them, the paper's number, evenly spread with the last."""
-    return (
-        [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, CHECKPOINTS).round().astype(int))] if steps else []
-    )
 
 
 def _table(found, steps, subject):

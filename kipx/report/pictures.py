@@ -19,7 +19,7 @@ def support_png(initial, learned, labels, class_names, *, most=20, limits=None):
     Returns:
       PNG as bytes.
     """
-    places = np.unique(np.linspace(0, len(learned) - 1, min(most, len(learned))).astype(int))
+    places = spread(len(learned), most)
     figure = Figure(figsize=(max(4, 1.0 * len(places)), 2.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, len(places), squeeze=False)
@@ -41,7 +41,7 @@ def labels_png(images, labels, class_names, *, most=20):
     Returns:
       PNG as bytes.
     """
-    places = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).astype(int))
+    places = spread(len(images), most)
     figure = Figure(figsize=(max(4, 1.0 * len(places)), 2.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, len(places), squeeze=False, sharey="row")
@@ -72,6 +72,23 @@ def chart(panels=1, **shared):
         axis.grid(alpha=0.25, lw=0.6)
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def scale_of_steps(axis, steps):
+    """Makes a chart's x axis one of steps, which ascend: logarithmic, with 0; those far enough apart are named."""
+    axis.set_xscale("symlog", linthresh=1)
+    apart = (max(steps[-1], 2) ** (1 / 8)) if len(steps) else 1
+    named = []
+    for step in reversed(steps):
+        if not named or step * max(apart, 1.6) <= named[-1]:
+            named.append(step)
+    axis.set_xticks(named, map(str, named))
+    axis.minorticks_off()
+
+
+def spread(count, most):
+    """Of so many places at most `most`, evenly spread, the first and the last among them; an array of int."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(int))
 
 
 def _stretch(image, limits=None):
