@@ -63,7 +63,7 @@ def sweep(tmp_path, run):
     (folder / "2" / "summary.json").unlink()
     (folder / "1").mkdir()
     config = {"overrides": {"task": ["kernel=fc", "seed=0,1"]}, "job": {"config_name": "distill"}}
-    config["sweeper"] = {"params": {"ridge": "1e-6,1e-3"}}
+    config["sweeper"] = {"_target_": "hydra.BasicSweeper", "params": {"ridge": "1e-6,1e-3"}}
     (folder / "multirun.yaml").write_text(yaml.safe_dump({"hydra": config}))
     for number, code, message in ((0, 0, ""), (1, 2, "ridge: expected a number"), (2, None, "has not ended")):
         record = {"job": number, "code": code, "message": message, "host": platform.node(), "pid": 2**22 + 1}
@@ -202,6 +202,10 @@ def test_the_commands_run_just_what_is_not_done(kipx, monkeypatch):  # noqa: F81
     shutil.rmtree(kipx.folder / "sweep" / "2")
     before = [job.state for job in sweeps.read("sweep")]
     assert before == ["done", "failed", "missing", "failed"]
+    assert (
+        list(sweeps.read("sweep")[3].overrides)
+        == json.loads((kipx.folder / "sweep/3/job.json").read_text())["overrides"]
+    )
     (command,) = (job.command for job in sweeps.read("sweep") if job.state == "missing")
     _, name, *arguments = command.split()
     assert kipx(name, *arguments)[0] == 0

@@ -1,7 +1,6 @@
 """A sweep as a whole: which of its jobs are done, failed, at work or missing, and what to type for those not done."""
 
 import collections
-import itertools
 import os
 import pathlib
 import platform
@@ -10,7 +9,7 @@ from typing import NamedTuple
 
 import yaml
 
-from kipx import artifacts, checks
+from kipx import artifacts, grid
 from kipx.report import folders
 
 FILE = "multirun.yaml"  # Hydra's, of the whole sweep
@@ -46,9 +45,7 @@ def read(folder):
     folder = pathlib.Path(folder)
     try:
         config = yaml.safe_load((folder / FILE).read_bytes())["hydra"]
-        params = config["sweeper"].get("params") or {}
-        typed = [*(f"{key}={value}" for key, value in params.items()), *config["overrides"]["task"]]
-        return [_job(folder, config["job"]["config_name"], *one) for one in enumerate(_grid(typed))]
+        return [_job(folder, config["job"]["config_name"], *one) for one in enumerate(grid.jobs(config))]
     except folders.DAMAGE:
         return []
 
@@ -63,22 +60,6 @@ def lines(jobs):
             said.append(f"job {job.number} ({' '.join(job.overrides)}) {job.state}{reason}")
     commands = [job.command for job in jobs if job.command]
     return [*said, *(["what is not done, and nothing else, runs with:"] if commands else []), *commands]
-
-
-def _grid(typed):
-    """The overrides of each job, as Hydra's own sweeper makes them of those of a command line."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    values = {}
-    try:
-        for override in OverridesParser.create().parse_overrides(typed):
-            key = override.get_key_element()
-            swept = override.sweep_string_iterator() if override.is_sweep_override() else None
-            values[key] = [f"{key}={v}" for v in swept or [override.get_value_element_as_str()]]
-    except HydraException as error:
-        raise checks.UserError(f"{FILE}: {error}") from error
-    return itertools.product(*values.values())
 
 
 def _job(folder, command, number, overrides):
