@@ -151,9 +151,9 @@ def report(cfg):
     values = config.plain(cfg, arguments.REPORT)
     wanted = values.pop("html") and values["table"] == "runs"
     table, troubles, path = command.run(**values)
-    page, trouble = command.write_pages(values["run"]) if wanted else (None, None)
+    page, more = command.write_pages(values["run"]) if wanted else (None, [])
     written = [f"written to {one}" for one in (path, page) if one]
-    closing = [*table.notes, *troubles, *([trouble] if trouble else []), *written]
+    closing = [*table.notes, *troubles, *more, *written]
     _print_table(table.title, table.rows, "\n".join(closing), columns=table.columns)
 
 

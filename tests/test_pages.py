@@ -14,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 from test_cli import kipx  # noqa: F401
-from test_report import MNIST, write
+from test_report import DAMAGE, MNIST, write
 from test_transfer import distilled  # noqa: F401
 
 from kipx import artifacts
@@ -223,6 +223,12 @@ def test_a_job_at_work_is_let_be(sweep):
     assert sweeps.read(sweep)[2].state == "not ended"
 
 
+def test_a_torn_note_of_a_job_does_not_hide_the_sweep(sweep):
+    (sweep / "1" / "job.json").write_text('{"co')
+    job = sweeps.read(sweep)[1]
+    assert (job.state, job.message) == ("not ended", "its job.json is torn")
+
+
 @pytest.mark.parametrize("content", ["", "hydra: 3", "hydra: {overrides: {task: ['a==b', '[']}}", "\x00"])
 def test_a_damaged_sweep_file_is_no_sweep(content, sweep):
     (sweep / "multirun.yaml").write_text(content)
@@ -234,7 +240,7 @@ def test_a_folder_of_runs_gets_one_page_and_its_runs_keep_theirs(tmp_path):
     for name in ("a", "b"):
         write(tmp_path / name, [*MNIST, f"seed={ord(name)}"], {0: 0.1, 10: 0.5})
     written, trouble = report.write_pages(str(tmp_path))
-    assert (written, trouble) == (tmp_path / "report.html", None)
+    assert (written, trouble) == (tmp_path / "report.html", [])
     assert [path.parent.name for path in tmp_path.rglob("report.html")] == [tmp_path.name]
     assert {"./a", "./b"} <= {a["href"] for a in read(written).of("a")}
     assert "images cannot be shown" in read(report.write_pages(str(tmp_path / "a"))[0]).text
@@ -250,6 +256,32 @@ def test_a_sweeps_runs_pages_are_written_again_only_if_something_is_new(sweep):
     report.write_pages(str(sweep))
     changed = {path.parent.name for path, before in first.items() if path.stat().st_mtime_ns != before}
     assert changed == {"0"}
+
+
+HARM = {
+    **{name: DAMAGE[name] for name in ("torn config", "torn summary", "nan for accuracy")},
+    "torn job": lambda folder: (folder / "job.json").write_text('{"co'),
+    "text for loss": lambda folder: (folder / "metrics.jsonl").write_text('{"step": 1, "train_loss": "a"}\n'),
+    "nan for loss": lambda folder: (folder / "metrics.jsonl").write_text('{"step": 1, "train_loss": NaN}\n'),
+    "list for environment": lambda folder: (folder / "environment.json").write_text("[]"),
+    "part of a summary": lambda folder: (folder / "summary.json").write_text('{"natural_test_accuracy_mean": 0.1}'),
+    "torn set": lambda folder: (folder / "support.npz").write_bytes(b"PK"),
+    "torn checkpoint": lambda folder: shutil.rmtree(folder / "checkpoints" / "1" / "state"),
+    "torn manifest": lambda folder: (folder / "manifest.json").write_text("{"),
+    "file for a checkpoint": lambda folder: (folder / "checkpoints" / "7").write_text("x"),
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_a_damaged_run_takes_no_others_page_down(harm, run):
+    folder = run.parent / "runs"
+    shutil.copytree(run, folder / "good")
+    shutil.copytree(run, folder / "bad")
+    HARM[harm](folder / "bad")
+    report.write_pages(str(folder / "bad"))
+    written, _ = report.write_pages(str(folder))
+    assert written == folder / "report.html"
+    assert "./good" in [a["href"] for a in read(written).of("a")]
 
 
 def test_no_page_where_none_is_wanted_or_can_be(kipx, run):  # noqa: F811

@@ -22,7 +22,7 @@ def answer(subject):
     Source: paper section 4, Figure 7.
     """
     learned = [(step, two_nn(subject.at(step).images)) for step in subject.steps]
-    learned = learned or [("last", two_nn(subject.learned.images))]
+    learned = learned or [(None, two_nn(subject.learned.images))]
     natural = [two_nn(one.images) for one in subject.natural]
     return _table(learned, natural, len(subject.learned.images)), _picture(learned, natural)
 
@@ -62,7 +62,7 @@ def _too_few(count):
 
 def _table(learned, natural, n):
     mean, spread = np.mean(natural), np.std(natural, ddof=1) if len(natural) > 1 else 0
-    rows = [(f"learned, step {step}", f"{value:.1f}") for step, value in learned]
+    rows = [("learned" if step is None else f"learned, step {step}", f"{value:.1f}") for step, value in learned]
     rows.append((f"natural, {len(natural)} draws", f"{mean:.1f} ± {spread:.1f}"))
     notes = [f"Two-NN, of {n} images as the kernel sees them; ± is the standard deviation over draws."]
     if n < 100:
@@ -72,15 +72,16 @@ def _table(learned, natural, n):
 
 def _picture(learned, natural):
     figure, (axis,) = chart()
-    if learned[0][0] == "last":
+    if learned[0][0] is None:
         axis.plot([0], [learned[0][1]], "o", color="tab:blue", label="learned")
-        axis.set_xticks([0], ["learned"])
+        axis.set_xticks([])
     else:
         steps, values = zip(*learned, strict=True)
+        axis.set_xlabel("KIP steps")
         axis.plot(steps, values, "o-", ms=4, color="tab:blue", label="learned")
         scale_of_steps(axis, steps)
     axis.axhline(np.mean(natural), color="black", ls="--", lw=1, label="natural, mean and range over draws")
     axis.axhspan(min(natural), max(natural), color="black", alpha=0.1, lw=0)
-    axis.set(title="Two-NN intrinsic dimension", xlabel="KIP steps", ylabel="dimension")
+    axis.set(title="Two-NN intrinsic dimension", ylabel="dimension")
     axis.legend(fontsize=8, frameon=False)
     return as_png(figure)

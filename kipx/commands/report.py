@@ -2,12 +2,14 @@
 
 import pathlib
 import shlex
+from functools import partial
 
 from kipx import artifacts, checks, manifest
 from kipx.report import (
     charts,
     evaluations,
     figures,
+    folders,
     listing,
     natural,
     overview,
@@ -64,24 +66,24 @@ def run(run, *, table, out):
 def write_pages(run):
     """Writes report.html of a folder of runs: of a run its page; of a sweep those of its runs as well, of others links.
 
-    A page that is newer than all else in its run folder is left as it is.
+    Of a sweep's runs a page that is newer than all else in its folder is left as it is.
 
     Args:
       run: as for `run`.
     Returns:
-      (the page or None, why it could not be written or None).
+      (the page or None, messages on those that could not be written).
     """
     folder = pathlib.Path(run)
-    (found, troubles), trained = runs.find(folder), transfers.find(folder)[0]
+    (found, damaged), trained = runs.find(folder), transfers.find(folder)[0]
     both = [*((one, pages.of_run) for one in found), *((one, pages.of_transfer) for one in trained)]
-    alone = [(one, make) for one, make in both if one.path == folder]
-    written, trouble = None, None
-    for one, make in alone or (both if sweeps.read(folder) else []):
-        if alone or _is_old(one.path):
-            written, trouble = _write_page(one.path, make(one))
-    if not alone:
-        written, trouble = _write_page(folder, overview.build(folder, found, trained, troubles, _hrefs(folder, both)))
-    return written, trouble
+    for one, make in both:
+        if one.path == folder:
+            return _write_page(folder, partial(make, one))
+    due = [(one.path, partial(make, one)) for one, make in both if _is_old(one.path)] if sweeps.read(folder) else []
+    troubles = [trouble for path, make in due for trouble in _write_page(path, make)[1]]
+    whole = partial(overview.build, folder, found, trained, damaged, _hrefs(folder, both))
+    written, more = _write_page(folder, whole)
+    return written, [*troubles, *more]
 
 
 def _undone(jobs):
@@ -101,13 +103,16 @@ def _is_old(path):
     return not own.is_file() or any(file.stat().st_mtime > own.stat().st_mtime for file in files)
 
 
-def _write_page(path, content):
+def _write_page(path, make):
+    """(the page or None, messages)."""
+    name = path / pages.NAME
     try:
-        artifacts.write(path / pages.NAME, page.render(content))
+        artifacts.write(name, page.render(make()))
         manifest.enter(path, [pages.NAME])
-    except OSError as error:
-        return None, f"{path / pages.NAME}: not written ({error.strerror})"
-    return path / pages.NAME, None
+    except folders.DAMAGE as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        return None, [f"{name}: not written ({reason})"]
+    return name, []
 
 
 def _table2(run, table, out):

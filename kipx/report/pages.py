@@ -2,7 +2,7 @@
 
 import statistics
 
-from kipx import checks
+from kipx import artifacts, checks
 from kipx.report import curves, folders, frames, listing
 from kipx.report.page import Page, data_uri
 from kipx.report.tables import Table, duration, percent
@@ -26,7 +26,7 @@ def of_run(run):
         lead=f"{made}: {run.dataset}, {per_class}, {labels} labels; kernel {run.kernel}, {run.option('preprocess')}",
         facts=_facts(run),
         command=run.command,
-        warnings=[*_not_ended(run), *warnings],
+        warnings=[*_not_ended(run, made), *warnings],
         frames=sheets,
         figures=figures(run.rows),
         pictures=_analysis(run.path),
@@ -46,26 +46,25 @@ def of_transfer(run):
     facts = [(f"{percent(own['test_accuracy'])}%", f"test accuracy, {name}") for name, own in sets.items()]
     if "kernel_test_accuracy" in run.summary:
         facts.append((f"{percent(run.summary['kernel_test_accuracy'])}%", "kernel ridge regression, distilled"))
-    ended = [] if run.finished else [f"It has not ended. {run.message}".strip()]
     return Page(
         title=run.name,
         lead=f"kipx transfer: finite networks trained on {run.source}, {run.dataset}; width {run.width}, {run.loss}",
         facts=facts,
         command=run.command,
-        warnings=ended,
-        figures=figures(run.rows),
+        warnings=_not_ended(run, "kipx transfer"),
+        figures=figures(run.rows, run.loss.replace("_", " ")),
         tables=[listing.of_transfers([run])],
         details=[_config(run), environment(run.path)],
         links=_links(run.path),
     )
 
 
-def figures(rows):
+def figures(rows, loss="half mean squared error"):
     """Curves of accuracy and of loss over steps, as figures of a Page; none of rows that have none."""
     accuracies, losses = curves.series(rows, curves.ACCURACIES), curves.series(rows, curves.LOSSES)
     found = [("Accuracy", curves.uri(accuracies, "accuracy (percent)", percent=True))] if accuracies else []
     positive = all(value > 0 for _, values in losses.values() for value in values)
-    return found + ([("Loss", curves.uri(losses, "half mean squared error", log=positive))] if losses else [])
+    return found + ([("Loss", curves.uri(losses, loss, log=positive))] if losses else [])
 
 
 def environment(path):
@@ -93,9 +92,11 @@ def _facts(run):
     return [*facts, (duration(run.time_s), "time of steps")]
 
 
-def _not_ended(run):
-    message = str(folders.json_object(run.path / "job.json").get("message", ""))
-    return [] if run.finished else [f"It has not ended; go on with kipx distill resume={run.path}. {message}".strip()]
+def _not_ended(run, made):
+    if run.finished:
+        return []
+    message = str(folders.json_object(run.path / artifacts.JOB).get("message", ""))
+    return [f"It has not ended; go on with {made} resume={run.path}. {message}".strip()]
 
 
 def _frames(run):

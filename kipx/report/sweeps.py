@@ -70,7 +70,10 @@ def _job(folder, command, number, overrides):
 
 def _state(path):
     """(state, message) of the job in a folder."""
-    record = folders.json_object(path / artifacts.JOB)
+    try:
+        record = folders.json_object(path / artifacts.JOB)
+    except folders.DAMAGE:
+        return STOPPED, f"its {artifacts.JOB} is torn"
     if record.get("code") == 0 or (not record and (path / "summary.json").is_file()):
         return DONE, ""
     if record.get("code") is not None:
