@@ -96,13 +96,15 @@ def analyze(cfg):
     """Answers questions about a distilled set, and prints each answer as it comes."""
     from kipx import arguments, artifacts, config, merged
     from kipx.commands import analyze as command
+    from kipx.engine import hosts
 
     _start_jax()
     distilled = artifacts.load(cfg.run)
     values = config.plain(merged.with_run(cfg, distilled.config), arguments.ANALYZE)
     for table, path in command.run(values["run"], distilled, **arguments.analyze(values)):
         closing = [*table.notes, *([f"written to {path}"] if path else [])]
-        _print_table(table.title, table.rows, "\n".join(closing), columns=table.columns)
+        if hosts.leads():
+            _print_table(table.title, table.rows, "\n".join(closing), columns=table.columns)
 
 
 def export(cfg):

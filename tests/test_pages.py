@@ -64,6 +64,7 @@ def sweep(tmp_path, run):
     (folder / "1").mkdir()
     config = {"overrides": {"task": ["kernel=fc", "seed=0,1"]}, "job": {"config_name": "distill"}}
     config["sweeper"] = {"_target_": "hydra.BasicSweeper", "params": {"ridge": "1e-6,1e-3"}}
+    config["sweep"] = {"subdir": "${hydra.job.num}"}
     (folder / "multirun.yaml").write_text(yaml.safe_dump({"hydra": config}))
     for number, code, message in ((0, 0, ""), (1, 2, "ridge: expected a number"), (2, None, "has not ended")):
         record = {"job": number, "code": code, "message": message, "host": platform.node(), "pid": 2**22 + 1}

@@ -7,6 +7,7 @@ from functools import partial
 from kipx import artifacts, checkpoints, checks, manifest
 from kipx.analysis import dimension, images, kernels, labels, robustness, spectrum, subject
 from kipx.data import check_set
+from kipx.engine import hosts
 from kipx.report.tables import Table, markdown
 
 QUESTIONS = {
@@ -54,7 +55,9 @@ def run(run, distilled, *, question, out, load, **posed):
 
 
 def _write(run, out, name, table, picture):
-    """Writes the page and its picture; in a run folder they are entered into its manifest."""
+    """Writes the page and its picture, in a run folder into its manifest too; of several processes one does."""
+    if not hosts.leads():
+        return None
     home = pathlib.Path(run) if pathlib.Path(run).is_dir() else pathlib.Path(run).parent
     folder = pathlib.Path(out) if out else home / FOLDER
     typed = shlex.join(["kipx", "analyze", f"run={run}", f"question={name}"])

@@ -40,11 +40,14 @@ def read(folder):
     Args:
       folder: of the sweep.
     Returns:
-      list of Job; [] where the folder is no sweep's, or its multirun.yaml is damaged.
+      list of Job; [] where the folder is no sweep's, its jobs' folders are not their numbers, or its multirun.yaml is
+      damaged.
     """
     folder = pathlib.Path(folder)
     try:
         config = yaml.safe_load((folder / FILE).read_bytes())["hydra"]
+        if config["sweep"]["subdir"] != "${hydra.job.num}":
+            return []
         return [_job(folder, config["job"]["config_name"], *one) for one in enumerate(grid.jobs(config))]
     except folders.DAMAGE:
         return []
