@@ -236,29 +236,33 @@ def evaluate(values):
 
 
 def analyze(values):
-    """Arguments of `kipx.commands.analyze.run`: each kernel as both kinds, the set's own marked."""
-    own = values["kernel"].get("members", {"kernel": values["kernel"]})
-    sections = {**{f"kernels.{name}": section for name, section in values["kernels"].items()}, **own}
-    found = {}
-    for path, section in sections.items():
-        checks.one_of(f"{path}.kind", section["kind"], KINDS)
-        for kind in KINDS:
-            name = folders.architecture(section["architecture"])
-            mine = path in own and kind == section["kind"]
-            kernel_fn = kernel({**{key: section[key] for key in _KERNEL}, "kind": kind}, path)
-            if (name, kind) not in found or mine:
-                engine = build(values["engine"], "engine", kernel_fn=kernel_fn)
-                found[name, kind] = Kernel(name, kind, mine, engine)
+    """Arguments of `kipx.commands.analyze.run`."""
     return {
         "question": values["question"],
         "out": values.get("out"),
         "load": load(values),
-        "kernels": found.values(),
+        "kernels": _each_kind(values["kernels"], values["kernel"], values["engine"]),
         "ridge": values["ridge"],
         "seed": values["seed"],
         "draws": values["baseline"]["draws"],
         "test_images": values.get("test_images"),
     }
+
+
+def _each_kind(others, own, engine):
+    """[kipx.analysis.subject.Kernel] of every section, each as NTK and as NNGP; of equal ones the set's own stays."""
+    members = own.get("members", {})
+    mine = {f"kernel.members.{name}": section for name, section in members.items()} or {"kernel": own}
+    found = {}
+    for path, section in {**{f"kernels.{name}": section for name, section in others.items()}, **mine}.items():
+        checks.one_of(f"{path}.kind", section["kind"], KINDS)
+        name = folders.architecture(section["architecture"])
+        for kind in KINDS:
+            kernel_fn = kernel({**{key: section[key] for key in _KERNEL}, "kind": kind}, path)
+            is_own = path in mine and kind == section["kind"]
+            if (name, kind) not in found or is_own:
+                found[name, kind] = Kernel(name, kind, is_own, build(engine, "engine", kernel_fn=kernel_fn))
+    return list(found.values())
 
 
 def prepare(values):

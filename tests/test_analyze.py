@@ -8,11 +8,13 @@ import types
 import contract
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 from test_cli import kipx  # noqa: F401
+from test_config import composed
 from test_transfer import distilled  # noqa: F401
 
-from kipx import checks, manifest
+from kipx import arguments, checks, config, manifest, merged
 from kipx.analysis import dimension, images, labels, spectrum, subject
 from kipx.commands import analyze
 
@@ -216,3 +218,22 @@ def test_natural_images_are_as_many_and_even_over_classes(distilled, tiny_npz): 
     assert np.array_equal(first[0].images, again[0].images)
     assert not np.array_equal(first[0].images, first[1].images)
     assert not np.array_equal(first[0].images, other[0].images)
+
+
+@pytest.mark.parametrize(
+    ("distilled_with", "own"),
+    [
+        (["kernel=fc", "kernel.depth=2"], {("fc depth 2", "ntk")}),
+        (["kernel=convvec", "kernel.depth=3", "kernel.kind=nngp"], {("convvec depth 3", "nngp")}),
+        (["kernel=sampled"], {("convnet depth 2", "ntk"), ("convvec depth 3", "ntk"), ("convvec depth 8", "ntk")}),
+    ],
+)
+def test_kernels_are_measured_once_as_both_kinds_and_the_sets_own_are_marked(distilled_with, own):
+    saved = OmegaConf.to_container(composed(*distilled_with), resolve=True)
+    values = config.plain(merged.with_run(composed("run=x", command="analyze"), saved), arguments.ANALYZE)
+    found = arguments.analyze(values)["kernels"]
+    assert {(kernel.name, kernel.kind) for kernel in found if kernel.own} == own
+    names = {"fc depth 2", "convvec depth 8", "convnet depth 2"} | {name for name, _ in own}
+    assert sorted((kernel.name, kernel.kind) for kernel in found) == sorted(
+        (name, kind) for name in names for kind in ("ntk", "nngp")
+    )
