@@ -215,6 +215,16 @@ def test_the_commands_run_just_what_is_not_done(kipx, monkeypatch):  # noqa: F81
     assert [run.config["seed"] for run in found] == [0, 1]
 
 
+def test_a_sweep_none_of_whose_jobs_has_begun_is_told_of(kipx, sweep):  # noqa: F811
+    for job in ("0", "2"):
+        shutil.rmtree(sweep / job)
+    code, out, err = kipx("report", f"run={sweep}")
+    assert (code, err) == (0, "")
+    assert "Runs: none" in " ".join(out.split())
+    assert "4 jobs: 3 missing, 1 failed" in out
+    assert "3 of 4 jobs missing; 1 of 4 jobs failed" in read(sweep / "report.html").text
+
+
 def test_a_job_at_work_is_let_be(sweep):
     record = json.loads((sweep / "2" / "job.json").read_text())
     artifacts.write_json(sweep / "2" / "job.json", {**record, "pid": os.getpid()})

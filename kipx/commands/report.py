@@ -59,7 +59,7 @@ def run(run, *, table, out):
     path = pathlib.Path(out) if out else _page(table)
     if path:
         _write(path, _text(run, table, out, [*map(markdown, made)], troubles))
-    first = made[0] if made else Table("No job of this sweep has begun a run", (), [])
+    first = made[0] if made else Table("Runs: none has begun", ("run",), [])
     return _with_others(first, trained if found else []), [*troubles, *_undone(jobs)], path
 
 

@@ -41,7 +41,8 @@ def _lead(found, trained, jobs):
         if some
     ]
     counts = collections.Counter(job.state for job in jobs)
-    return "; ".join([", ".join(parts), *(f"{count} of {len(jobs)} jobs {state}" for state, count in counts.items())])
+    ended = [f"{count} of {len(jobs)} jobs {state}" for state, count in counts.items()]
+    return "; ".join([*([", ".join(parts)] if parts else []), *ended])
 
 
 def _facts(found):
