@@ -267,6 +267,10 @@ def test_a_sweeps_runs_pages_are_written_again_only_if_something_is_new(sweep):
     report.write_pages(str(sweep))
     changed = {path.parent.name for path, before in first.items() if path.stat().st_mtime_ns != before}
     assert changed == {"0"}
+    (sweep / "2" / "analysis").mkdir()
+    os.utime(sweep / "2" / "analysis", (later, later))
+    report.write_pages(str(sweep))
+    assert first[sweep / "2" / "report.html"] != (sweep / "2" / "report.html").stat().st_mtime_ns
 
 
 HARM = {

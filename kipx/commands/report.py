@@ -97,10 +97,10 @@ def _hrefs(folder, both):
 
 
 def _is_old(path):
-    """Whether a page is not there, or older than what it is of."""
+    """Whether a page is not there, or older than a file or folder beside it."""
     own = path / pages.NAME
-    files = [file for file in path.glob("*") if file.is_file() and file.name not in (pages.NAME, artifacts.MANIFEST)]
-    return not own.is_file() or any(file.stat().st_mtime > own.stat().st_mtime for file in files)
+    others = [part for part in path.iterdir() if part.name not in (pages.NAME, artifacts.MANIFEST)]
+    return not own.is_file() or any(part.stat().st_mtime > own.stat().st_mtime for part in others)
 
 
 def _write_page(path, make):
@@ -110,7 +110,7 @@ def _write_page(path, make):
         artifacts.write(name, page.render(make()))
         manifest.enter(path, [pages.NAME])
     except folders.DAMAGE as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         return None, [f"{name}: not written ({reason})"]
     return name, []
 
