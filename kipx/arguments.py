@@ -4,11 +4,14 @@ import importlib
 import os
 
 from kipx import centroids, checks, support
+from kipx.analysis.subject import Kernel
 from kipx.config import CALL, build
 from kipx.data import cache, folder
 from kipx.engine import sharded
+from kipx.report import folders
 from kipx.sampled import Member, check
 
+KINDS = ("ntk", "nngp")
 _DATASET = {"load": CALL, "pools": int, "path": str | None, "data_dir": str | None, "raw_dir": str | None}
 _KERNEL = {"architecture": CALL, "depth": int, "kind": str, "dtype": str, "backend": str}
 _FAMILY = {**_KERNEL, "members": {"*": {"weight": float, **_KERNEL}}}
@@ -33,7 +36,7 @@ DISTILL = {
     "logger": {"progress": bool},
 }
 PLAN = {**DISTILL, "plan": {"devices": int | None, "calibration_s": float}}
-REPORT = {"run": str, "table": str, "out": str | None}
+REPORT = {"run": str, "table": str, "out": str | None, "html": bool}
 LABEL_SOLVE = {
     **{key: DISTILL[key] for key in ("seed", "ridge", "resume", "dataset", "preprocess", "kernel", "support")},
     "form": CALL,
@@ -73,6 +76,16 @@ IMPORT_OWN = {**SOURCE, "seed": int | None, "ridge": float, "dataset": _DATASET,
 IMPORT = {**IMPORT_OWN, "preprocess": CALL}
 EVALUATE = {"run": str, "ridge": float, "dataset": _DATASET, "kernel": _KERNELS, "engine": CALL}
 
+ANALYZE = {
+    **{key: EVALUATE[key] for key in ("run", "ridge", "dataset", "kernel", "engine")},
+    "question": str,
+    "out": str | None,
+    "seed": int,
+    "baseline": {"draws": int},
+    "test_images": int | None,
+    "kernels": {"*": _KERNEL},
+}
+
 
 def kernel(section, path="kernel"):
     """The kernel_fn of a kernel section.
@@ -85,7 +98,7 @@ def kernel(section, path="kernel"):
     architecture = build(section["architecture"], f"{path}.architecture")
     modules = {"kipx": "kipx.kernel", "neural_tangents": "kipx.kernel.neural_tangents"}
     backend = checks.one_of(f"{path}.backend", section["backend"], tuple(modules))
-    checks.one_of(f"{path}.kind", section["kind"], ("ntk", "nngp"))
+    checks.one_of(f"{path}.kind", section["kind"], KINDS)
     checks.one_of(f"{path}.dtype", section["dtype"], ("float32", "float64"))
     if backend == "neural_tangents":
         _check_compiler()
@@ -220,6 +233,36 @@ def evaluate(values):
         "members": members(values["kernel"], values["engine"]),
         "ridge": values["ridge"],
     }
+
+
+def analyze(values):
+    """Arguments of `kipx.commands.analyze.run`."""
+    return {
+        "question": values["question"],
+        "out": values.get("out"),
+        "load": load(values),
+        "kernels": _each_kind(values["kernels"], values["kernel"], values["engine"]),
+        "ridge": values["ridge"],
+        "seed": values["seed"],
+        "draws": values["baseline"]["draws"],
+        "test_images": values.get("test_images"),
+    }
+
+
+def _each_kind(others, own, engine):
+    """[kipx.analysis.subject.Kernel] of every section, each as NTK and as NNGP; of equal ones the set's own stays."""
+    members = own.get("members", {})
+    mine = {f"kernel.members.{name}": section for name, section in members.items()} or {"kernel": own}
+    found = {}
+    for path, section in {**{f"kernels.{name}": section for name, section in others.items()}, **mine}.items():
+        checks.one_of(f"{path}.kind", section["kind"], KINDS)
+        name = folders.architecture(section["architecture"])
+        for kind in KINDS:
+            kernel_fn = kernel({**{key: section[key] for key in _KERNEL}, "kind": kind}, path)
+            is_own = path in mine and kind == section["kind"]
+            if (name, kind) not in found or is_own:
+                found[name, kind] = Kernel(name, kind, is_own, build(engine, "engine", kernel_fn=kernel_fn))
+    return list(found.values())
 
 
 def prepare(values):

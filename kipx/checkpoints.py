@@ -67,6 +67,12 @@ def save(manager, state, *, config_hash):
         manager.save(state.step, args=ocp.args.Composite(**items), force=True)
 
 
+def steps(folder):
+    """The steps that a run folder has checkpoints of, in order; () where it has none. A run may be at work in it."""
+    inside = pathlib.Path(folder) / "checkpoints"
+    return tuple(sorted(int(path.name) for path in inside.glob("*") if path.name.isdigit()))
+
+
 def support_at(folder, step):
     """The support set that a run had at one of its checkpoints.
 
@@ -80,7 +86,8 @@ def support_at(folder, step):
     """
     if not (pathlib.Path(folder) / "checkpoints").is_dir():
         raise checks.UserError(f"step: expected a run folder with checkpoints, got {folder}")
-    with open_manager(folder) as manager:
+    reading = ocp.CheckpointManagerOptions(create=False)  # and no tidying: a run may be at work there
+    with ocp.CheckpointManager((pathlib.Path(folder) / "checkpoints").absolute(), options=reading) as manager:
         kept = manager.all_steps()
         if step not in kept:
             raise checks.UserError(f"step: expected a checkpoint of {folder}, one of {sorted(kept)}, got {step}")

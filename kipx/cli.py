@@ -17,6 +17,7 @@ HELP = """kipx distils data sets with the kernels of infinitely wide networks.
   kipx label-solve [overrides]   solve for the labels that natural images should have
   kipx evaluate run=<folder>     the test accuracy of a distilled set, again or under another kernel
   kipx transfer run=<folder>     that of finite networks trained on it, beside sets that nobody learned
+  kipx analyze run=<folder>      what the images and labels became, and why they work; question=images, labels, ...
   kipx plan [overrides]          what a distill with the same overrides will take: hours, memory, disk
   kipx export run=<folder>       a distilled set for others: format=npz, torch, safetensors or hf, with a data card
   kipx import path=<file>        a set that others made: the paper's npz, the .pt of DC, DSA, MTT, DD-Ranking
@@ -91,6 +92,21 @@ def transfer(cfg):
     _print_table(*command.table(folder, summary), columns=command.COLUMNS)
 
 
+def analyze(cfg):
+    """Answers questions about a distilled set, and prints each answer as it comes."""
+    from kipx import arguments, artifacts, config, merged
+    from kipx.commands import analyze as command
+    from kipx.engine import hosts
+
+    _start_jax()
+    distilled = artifacts.load(cfg.run)
+    values = config.plain(merged.with_run(cfg, distilled.config), arguments.ANALYZE)
+    for table, path in command.run(values["run"], distilled, **arguments.analyze(values)):
+        closing = [*table.notes, *([f"written to {path}"] if path else [])]
+        if hosts.leads():
+            _print_table(table.title, table.rows, "\n".join(closing), columns=table.columns)
+
+
 def export(cfg):
     """Writes a distilled set in a format that others read."""
     from kipx import arguments, config
@@ -134,8 +150,12 @@ def report(cfg):
     from kipx import arguments, config
     from kipx.commands import report as command
 
-    table, troubles, path = command.run(**config.plain(cfg, arguments.REPORT))
-    closing = [*table.notes, *troubles, *([f"written to {path}"] if path else [])]
+    values = config.plain(cfg, arguments.REPORT)
+    wanted = values.pop("html") and values["table"] == "runs"
+    table, troubles, path = command.run(**values)
+    page, more = command.write_pages(values["run"]) if wanted else (None, [])
+    written = [f"written to {one}" for one in (path, page) if one]
+    closing = [*table.notes, *troubles, *more, *written]
     _print_table(table.title, table.rows, "\n".join(closing), columns=table.columns)
 
 
@@ -144,6 +164,7 @@ COMMANDS = {
     "label-solve": label_solve,
     "evaluate": evaluate,
     "transfer": transfer,
+    "analyze": analyze,
     "plan": plan,
     "prepare": prepare,
     "export": export,

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from functools import partial
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from hydra.core.utils import setup_globals
 from omegaconf import OmegaConf
 
 from kipx import exits
+from kipx.report.tables import duration
 
 JOB = "job.json"
 CHILD = "from kipx.jobs import child; child()"
@@ -33,10 +35,17 @@ here = []  # what job.json holds, of the jobs that ran in this process
 
 
 class Launch(NamedTuple):
-    """What every job of one sweep knows: the sweep's own name, and the folder the user was in."""
+    """What every job of one sweep knows.
+
+    Attributes:
+      name: the sweep's own.
+      folder: that the user was in.
+      opened: of the sweep once it has begun: its `folder`, when it `began` in seconds, and how many `jobs` it has.
+    """
 
     name: str
     folder: str
+    opened: dict = {}  # noqa: RUF012  never written to
 
 
 def run(command, launch, cfg):
@@ -46,10 +55,24 @@ def run(command, launch, cfg):
     record = {"launch": launch.name, "job": hydra.job.num, "overrides": list(hydra.overrides.task)}
     if hydra.runtime.choices["hydra/launcher"] == "basic":
         here.append(record)
-        print(f"job {record['job']}: {' '.join(record['overrides'])}", file=sys.stderr)
+        print(_begins(launch, record), file=sys.stderr)
         _attempt(command, cfg, folder, record)
     else:
+        if launch.opened.get("jobs"):
+            print(_begins(launch, record), file=sys.stderr)
         _apart(command, cfg, folder, record, launch.folder)
+
+
+def _begins(launch, record):
+    """A line on the job that begins: its overrides, how many have ended, and the time left at the pace until now."""
+    line, opened = f"job {record['job']}: {' '.join(record['overrides'])}", launch.opened
+    if not opened.get("jobs"):
+        return line
+    records = map(read, (path.parent for path in pathlib.Path(opened["folder"]).glob(f"*/{JOB}")))
+    ended = sum(one.get("launch") == launch.name and one.get("code") is not None for one in records)
+    left = (time.time() - opened["began"]) / ended * (opened["jobs"] - ended) if ended else None
+    told = f", about {duration(left)} left" if ended else ""
+    return f"{line}  ({ended} of {opened['jobs']} jobs ended{told})"
 
 
 def _attempt(command, cfg, folder, record):

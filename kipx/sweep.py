@@ -15,11 +15,11 @@ from platform import node
 from hydra.experimental.callback import Callback
 from omegaconf import open_dict, read_write
 
-from kipx import exits, jobs
+from kipx import exits, grid, jobs
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE_S = 60  # for jobs to save and stop
-_opened = {}  # name, folder and launcher of this process's sweep
+_opened = {}  # name, folder, launcher, start and number of jobs of this process's sweep
 
 
 class Stopped(KeyboardInterrupt):
@@ -42,7 +42,8 @@ class Opened(Callback):
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
             if "ray" in config.hydra.launcher:
                 _settle(config.hydra.launcher.ray.init)
-        _opened.update(folder=folder, launcher=config.hydra.runtime.choices["hydra/launcher"])
+        _opened.update(folder=folder, began=time.time(), jobs=len(grid.jobs(config.hydra)))
+        _opened.update(launcher=config.hydra.runtime.choices["hydra/launcher"])
         if _opened["launcher"] != "basic" and threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, _stop)
@@ -96,7 +97,7 @@ def launch():
     jobs.here.clear()
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
-        yield jobs.Launch(name, os.getcwd())
+        yield jobs.Launch(name, os.getcwd(), _opened)
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():

@@ -1,6 +1,17 @@
 """The names that are relied on from outside, as far as they exist; a name once here stays."""
 
-COMMANDS = ("distill", "label-solve", "evaluate", "transfer", "plan", "prepare", "export", "import", "report")
+COMMANDS = (
+    "distill",
+    "label-solve",
+    "evaluate",
+    "transfer",
+    "analyze",
+    "plan",
+    "prepare",
+    "export",
+    "import",
+    "report",
+)
 GROUPS = {
     "dataset": ("digits", "mnist", "fashion_mnist", "svhn_cropped", "cifar10", "cifar100", "npz"),
     "preprocess": ("standardize", "zca", "normalize", "zca_pixels"),
@@ -49,6 +60,18 @@ ENGINE_KEYS = {
     "pool": ("engine.address",),
 }
 PLAN_KEYS = ("plan.devices", "plan.calibration_s")  # beside those of distill
+ANALYZE_KEYS = (
+    "run",
+    "question",
+    "out",
+    "ridge",
+    "seed",
+    "baseline.draws",
+    "test_images",
+    "dataset.data_dir",
+    "kernels",
+)
+QUESTIONS = ("images", "labels", "dimension", "spectrum", "robustness", "kernels")
 EXPORT_KEYS = ("run", "format", "out")
 EXPORT_FORMATS = ("npz", "torch", "safetensors", "hf")
 IMPORT_KEYS = ("path", "labels.path", "labels.kind", "entry", "ridge", "dataset.data_dir", "kernel.depth")

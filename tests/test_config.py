@@ -69,7 +69,11 @@ def test_the_contract_is_what_there_is():
         assert OmegaConf.select(composed(command="label-solve"), key, default="absent") != "absent", key
     for key in contract.TRANSFER_KEYS:
         assert OmegaConf.select(composed("run=x", command="transfer"), key, default="absent") != "absent", key
-    for command, keys in (("export", contract.EXPORT_KEYS), ("import", contract.IMPORT_KEYS)):
+    for command, keys in (
+        ("analyze", contract.ANALYZE_KEYS),
+        ("export", contract.EXPORT_KEYS),
+        ("import", contract.IMPORT_KEYS),
+    ):
         there = OmegaConf.to_container(
             composed("dataset=digits", command=command) if command == "import" else composed(command=command)
         )

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import sys
+import time
 from functools import partial
 
 import contract
@@ -11,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from kipx import artifacts, checks, cli, exits, jobs, sweep
+from kipx import artifacts, checks, cli, exits, grid, jobs, sweep
 
 LAUNCH = jobs.Launch("this one", os.getcwd())
 
@@ -44,6 +46,47 @@ def test_a_job_elsewhere_is_noted_and_its_lines_have_its_number(run, capfd):
     assert record.pop("host")
     assert record == {"launch": "this one", "job": 3, "overrides": ["seed=1"], "code": 0, "message": ""}
     assert capfd.readouterr().out == "job 3: {'ridge': 1}\n"
+
+
+def test_a_job_that_begins_tells_how_many_have_ended_and_the_time_left(run, tmp_path, capfd):
+    for folder, launch, ended in (("0", "this one", 0), ("1", "this one", 3), ("2", "this one", None), ("4", "old", 0)):
+        (tmp_path / folder).mkdir()
+        artifacts.write_json(tmp_path / folder / "job.json", {"launch": launch, "code": ended})
+    opened = {"folder": str(tmp_path), "began": time.time() - 600, "jobs": 6}
+    run(code("pass"), launch=LAUNCH._replace(opened=opened))
+    assert capfd.readouterr().err == "job 3: seed=1  (2 of 6 jobs ended, about 20 min left)\n"
+    shutil.rmtree(tmp_path / "0")
+    shutil.rmtree(tmp_path / "1")
+    run(code("pass"), launch=LAUNCH._replace(opened=opened))
+    assert capfd.readouterr().err == "job 3: seed=1  (0 of 6 jobs ended)\n"
+
+
+@pytest.mark.parametrize(
+    ("params", "typed", "expected"),
+    [
+        (None, ["seed=0,1", "kernel=fc"], [("seed=0", "kernel=fc"), ("seed=1", "kernel=fc")]),
+        ({"a": "1,2"}, ["b=x,y", "a=3"], [("a=3", "b=x"), ("a=3", "b=y")]),
+        (
+            {"support.per_class": "1,10"},
+            ["+table1=mnist"],
+            [("support.per_class=1", "+table1=mnist"), ("support.per_class=10", "+table1=mnist")],
+        ),
+        (None, ["engine.block_size=[4,4],[8,8]"], [("engine.block_size=[4,4]",), ("engine.block_size=[8,8]",)]),
+        (None, ["seed=range(0,3)"], [("seed=0",), ("seed=1",), ("seed=2",)]),
+        (None, [], [()]),
+    ],
+)
+def test_the_grid_of_jobs_is_what_hydras_sweeper_makes(params, typed, expected):
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    sweeper = {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper", "params": params}
+    found = grid.jobs({"sweeper": sweeper, "overrides": {"task": typed}})
+    parsed = OverridesParser.create().parse_overrides([*(f"{k}={v}" for k, v in (params or {}).items()), *typed])
+    assert [list(one) for one in found] == BasicSweeper.split_arguments(parsed, None)[0]
+    assert found == expected
+    other = {"_target_": "hydra_plugins.hydra_optuna_sweeper.OptunaSweeper"}
+    assert grid.jobs({"sweeper": other, "overrides": {"task": typed}}) == []
 
 
 def test_a_mistake_elsewhere_is_one_line(run, capfd):

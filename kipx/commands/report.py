@@ -1,11 +1,28 @@
-"""kipx report: the runs in a folder, as a table."""
+"""kipx report: the runs in a folder, as a table and as pages."""
 
 import pathlib
 import shlex
+from functools import partial
 
-from kipx import artifacts, checks
-from kipx.report import charts, evaluations, figures, listing, natural, points, runs, table1, table2, transfers
-from kipx.report.tables import markdown
+from kipx import artifacts, checks, manifest
+from kipx.report import (
+    charts,
+    evaluations,
+    figures,
+    folders,
+    listing,
+    natural,
+    overview,
+    page,
+    pages,
+    points,
+    runs,
+    sweeps,
+    table1,
+    table2,
+    transfers,
+)
+from kipx.report.tables import Table, markdown
 
 PAGE = pathlib.Path("docs/results.md")
 TABLES = {"runs": listing.build, "table1": table1.build, "times": listing.times, "natural": natural.build}
@@ -33,7 +50,8 @@ def run(run, *, table, out):
         return _table2(run, table, out)
     found, troubles = runs.find(run)
     trained = transfers.find(run)[0] if table in ("runs", "table1") else []
-    if not found and not trained:
+    jobs = sweeps.read(run) if table == "runs" else []
+    if not found and not trained and not jobs:
         raise checks.UserError("; ".join([f"run: expected at least one run in {run}, got none", *troubles]))
     made = [TABLES[table](found), *(more(found) for more in BEHIND.get(table, ()))] if found else []
     more = {"runs": (listing.of_transfers,), "table1": NETWORKS}.get(table, ()) if trained else ()
@@ -41,7 +59,60 @@ def run(run, *, table, out):
     path = pathlib.Path(out) if out else _page(table)
     if path:
         _write(path, _text(run, table, out, [*map(markdown, made)], troubles))
-    return _with_others(made[0], trained if found else []), troubles, path
+    first = made[0] if made else Table("Runs: none has begun", ("run",), [])
+    return _with_others(first, trained if found else []), [*troubles, *_undone(jobs)], path
+
+
+def write_pages(run):
+    """Writes report.html of a folder of runs: of a run its page; of a sweep those of its runs as well, of others links.
+
+    Of a sweep's runs a page that is newer than all else in its folder is left as it is.
+
+    Args:
+      run: as for `run`.
+    Returns:
+      (the page or None, messages on those that could not be written).
+    """
+    folder = pathlib.Path(run)
+    (found, damaged), trained = runs.find(folder), transfers.find(folder)[0]
+    both = [*((one, pages.of_run) for one in found), *((one, pages.of_transfer) for one in trained)]
+    for one, make in both:
+        if one.path == folder:
+            return _write_page(folder, partial(make, one))
+    due = [(one.path, partial(make, one)) for one, make in both if _is_old(one.path)] if sweeps.read(folder) else []
+    troubles = [trouble for path, make in due for trouble in _write_page(path, make)[1]]
+    whole = partial(overview.build, folder, found, trained, damaged, _hrefs(folder, both))
+    written, more = _write_page(folder, whole)
+    return written, [*troubles, *more]
+
+
+def _undone(jobs):
+    return sweeps.lines(jobs) if any(job.state != sweeps.DONE for job in jobs) else []
+
+
+def _hrefs(folder, both):
+    """{name: its page, or its folder where it has none}."""
+    paths = {one.name: one.path.relative_to(folder) for one, _ in both}
+    return {name: at / pages.NAME if (folder / at / pages.NAME).is_file() else at for name, at in paths.items()}
+
+
+def _is_old(path):
+    """Whether a page is not there, or older than a file or folder beside it."""
+    own = path / pages.NAME
+    others = [part for part in path.iterdir() if part.name not in (pages.NAME, artifacts.MANIFEST)]
+    return not own.is_file() or any(part.stat().st_mtime > own.stat().st_mtime for part in others)
+
+
+def _write_page(path, make):
+    """(the page or None, messages)."""
+    name = path / pages.NAME
+    try:
+        artifacts.write(name, page.render(make()))
+        manifest.enter(path, [pages.NAME])
+    except folders.DAMAGE as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        return None, [f"{name}: not written ({reason})"]
+    return name, []
 
 
 def _table2(run, table, out):

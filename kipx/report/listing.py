@@ -17,7 +17,7 @@ def build(runs):
     Returns:
       kipx.report.tables.Table.
     """
-    flat = [_flat(run) | {"dataset": run.dataset} for run in runs]
+    flat = [settings(run) | {"dataset": run.dataset} for run in runs]
     differing = _differing(flat)
     rows = [
         (run.name, *(one.get(key, "") for key in differing), *_reached(run))
@@ -34,7 +34,7 @@ def of_transfers(transfers):
     Returns:
       kipx.report.tables.Table.
     """
-    flat = [_flat(run) for run in transfers]
+    flat = [settings(run) for run in transfers]
     differing = _differing(flat)
     sets = list(dict.fromkeys(itertools.chain(*(run.summary.get("sets", {}) for run in transfers))))
     rows = [
@@ -102,7 +102,7 @@ def _reached(run):
     return step, share, duration(run.time_s)
 
 
-def _flat(run):
+def settings(run):
     """{dotted key: value} of a config, what is said twice or decides nothing left out."""
     return {key: value for key, value in _pairs(run.config, "") if not key.startswith(_TWICE)}
 

@@ -7,24 +7,25 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 
-def support_png(initial, learned, labels, class_names, *, most=20):
-    """Draws the first images of a support set, the initial above the learned, each under its class.
+def support_png(initial, learned, labels, class_names, *, most=20, limits=None):
+    """Draws images of a support set, the initial above the learned, each under its class.
 
     Args:
-      initial, learned: (n, h, w, c) pixels, any range; each image is stretched to its own.
+      initial, learned: (n, h, w, c) pixels, any range.
       labels: (n, classes); an image is named after the largest.
       class_names: one for each class.
       most: images drawn, spread evenly over the set.
+      limits: (black, white), to which pixels are clipped; None: each image is stretched to its own.
     Returns:
       PNG as bytes.
     """
-    places = np.unique(np.linspace(0, len(learned) - 1, min(most, len(learned))).astype(int))
+    places = spread(len(learned), most)
     figure = Figure(figsize=(max(4, 1.0 * len(places)), 2.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, len(places), squeeze=False)
     for row, (images, title) in enumerate(((initial, "initial"), (learned, "learned"))):
         for axis, place in zip(axes[row], places, strict=True):
-            axis.imshow(_stretch(images[place]), cmap="gray", interpolation="nearest")
+            axis.imshow(_stretch(images[place], limits), cmap="gray", interpolation="nearest", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
         axes[row][0].set_ylabel(title)
     for axis, place in zip(axes[0], places, strict=True):
@@ -40,7 +41,7 @@ def labels_png(images, labels, class_names, *, most=20):
     Returns:
       PNG as bytes.
     """
-    places = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).astype(int))
+    places = spread(len(images), most)
     figure = Figure(figsize=(max(4, 1.0 * len(places)), 2.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, len(places), squeeze=False, sharey="row")
@@ -62,6 +63,34 @@ def as_png(figure):
     return buffer.getvalue()
 
 
-def _stretch(image):
-    low, high = image.min(), image.max()
-    return ((image - low) / (high - low if high > low else 1)).squeeze()
+def chart(panels=1, **shared):
+    """(a figure, its axes): a row of empty panels with a light grid."""
+    figure = Figure(figsize=(4.6 * panels, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, panels, squeeze=False, **shared)[0]
+    for axis in axes:
+        axis.grid(alpha=0.25, lw=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def scale_of_steps(axis, steps):
+    """Makes a chart's x axis one of steps, which ascend: logarithmic, with 0; those far enough apart are named."""
+    axis.set_xscale("symlog", linthresh=1)
+    apart = (max(steps[-1], 2) ** (1 / 8)) if len(steps) else 1
+    named = []
+    for step in reversed(steps):
+        if not named or step * max(apart, 1.6) <= named[-1]:
+            named.append(step)
+    axis.set_xticks(named, map(str, named))
+    axis.minorticks_off()
+
+
+def spread(count, most):
+    """Of so many places at most `most`, evenly spread, the first and the last among them; an array of int."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(int))
+
+
+def _stretch(image, limits=None):
+    low, high = (image.min(), image.max()) if limits is None else limits
+    return (np.clip(image, low, high) - low).squeeze() / (high - low if high > low else 1)

@@ -1,5 +1,6 @@
 """The runs of distill and label-solve in a folder, read without trust; those of transfer are for `transfers`."""
 
+import pathlib
 from typing import NamedTuple
 
 from kipx import artifacts, checks, track
@@ -16,6 +17,7 @@ class Run(NamedTuple):
       summary: of summary.json; {} where the run has not ended.
       command: that starts it, as typed but for local paths.
       device: what it ran on; '' where that is not known.
+      path: its folder.
     """
 
     name: str
@@ -24,6 +26,7 @@ class Run(NamedTuple):
     summary: dict
     command: str
     device: str
+    path: pathlib.Path
 
     @property
     def labels_solved(self):
@@ -108,7 +111,7 @@ def _read(path, name):
     metrics = path / artifacts.METRICS
     rows = [_checked(row, artifacts.METRICS) for row in track.read(metrics)] if metrics.is_file() else []
     summary = _checked({"step": 0, **folders.json_object(path / "summary.json")}, "summary.json")
-    run = Run(name, config, rows, summary, _command(path, config), folders.device(path))
+    run = Run(name, config, rows, summary, _command(path, config), folders.device(path), path)
     checks.integer("seed", config["seed"], at_least=0)
     checks.integer("steps", run.steps, at_least=0)
     checks.integer("support.per_class", run.per_class, at_least=1)

@@ -20,6 +20,7 @@ class Transfer(NamedTuple):
       command: that starts it, as typed but for local paths.
       device: what it ran on; '' where that is not known.
       message: of a job of a sweep, why it has not ended; '' where nothing is said.
+      path: its folder.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Transfer(NamedTuple):
     command: str
     device: str
     message: str = ""
+    path: pathlib.Path = pathlib.Path()
 
     @property
     def finished(self):
@@ -95,7 +97,7 @@ def _read(path, name):
     summary, metrics = folders.json_object(path / "summary.json"), path / artifacts.METRICS
     rows = track.read(metrics) if metrics.is_file() else []
     command = folders.command("transfer", folders.typed(path))
-    run = Transfer(name, config, _checked(summary), rows, command, folders.device(path), _message(path))
+    run = Transfer(name, config, _checked(summary), rows, command, folders.device(path), _message(path), path)
     checks.integer("network.width", run.width, at_least=1)
     if not all(isinstance(text, str) for text in (config["run"], run.loss, run.dataset, summary.get("network", ""))):
         raise checks.UserError(f"{artifacts.CONFIG} names no run, loss or data set")
