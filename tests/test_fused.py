@@ -13,7 +13,7 @@ from kipx.kernel import build, fused, gpu, stages
 needs_compiler = pytest.mark.skipif(emulated.COMPILER is None, reason="needs a C++ compiler, as c++")
 slow = pytest.mark.slow
 CASES = {
-    "threads left over": ((Conv(3), Relu(), AvgPool(2), GlobalAvgPool(), Dense()), (4, 7, 1)),
+    "threads left over": ((*(Conv(3), Relu()) * 2, AvgPool(2), GlobalAvgPool(), Dense()), (4, 7, 1)),
     "one pool": (convnet(depth=1), (4, 6, 1)),
     "odd sides": (convnet(depth=2), (7, 9, 3)),
     "no convolution first": (convnet(depth=2, prepend_conv=False), (8, 8, 2)),
