@@ -38,9 +38,7 @@ def build(architecture, kind):
     Returns:
       Function of float32 images (n1, h, w, c), (n2, h, w, c) -> (nngp, ntk), each (n1, n2); ntk is 0 for 'nngp'.
     """
-    covariances = _of_pairs(architecture, kind)
-
-    own = deviations.build(architecture)
+    covariances, own = _of_pairs(architecture, kind), deviations.build(architecture)
     return lambda x1, x2: covariances(x1, x2, own(x1), own(x2))
 
 

@@ -31,5 +31,9 @@ def compiled(source, name, threads, shared):
     import cupy
 
     kernel = cupy.RawKernel(source, name, options=OPTIONS)
-    kernel.max_dynamic_shared_size_bytes = shared
-    return lambda grid, *arguments: kernel(grid, (threads,), arguments, shared_mem=shared)
+
+    def launch(grid, *arguments):
+        kernel.max_dynamic_shared_size_bytes = shared  # of the current device: there may be several
+        kernel(grid, (threads,), arguments, shared_mem=shared)
+
+    return launch
