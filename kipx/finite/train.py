@@ -22,7 +22,7 @@ class Network(NamedTuple):
     """All that one network carries from step to step."""
 
     set: Any  # which set it is trained on
-    key: Any  # of its batches
+    key: Any  # of its batches, its data: a typed key takes JAX off its fast path at every call
     rate: Any  # learning rate at step 0
     variables: Any  # parameters, and the running statistics of batch normalization
     start: Any  # what they were at step 0, where outputs are centred; else {}
@@ -83,7 +83,8 @@ def build(network, loss, *, factor, momentum, l2, batch_size, steps, centred=Fal
         variables = network.init(key_start, x[0, :1])
         parameters = variables["params"]
         rate = jnp.zeros((), jnp.float32)  # not known yet
-        one = Network(pair[0], key_batches, rate, variables, variables if centred else {}, rule.init(parameters))
+        data, origin = jax.random.key_data(key_batches), variables if centred else {}
+        one = Network(pair[0], data, rate, variables, origin, rule.init(parameters))
         return one, empirical.begin(parameters, key_rate)
 
     @spread.on_each
@@ -92,21 +93,20 @@ def build(network, loss, *, factor, momentum, l2, batch_size, steps, centred=Fal
         return empirical.multiply(*measured(one, x, y), one.variables["params"], power)
 
     @spread.on_each
-    def step(one, x, y, i):
+    def step(at, x, y):
+        one, (i, variables, optimizer) = at
         count = y.shape[1]
-        places = _batches(one.key, count, min(batch_size, count))(i)
-        images, labels = x[i % len(x), one.set][places], y[one.set][places]
+        places = _batches(jax.random.wrap_key_data(one.key), count, min(batch_size, count))(i)
+        images, labels = x[i % len(x), one.set, places], y[one.set, places]
 
         def measure(parameters):
-            outputs, moved = apply({**one.variables, "params": parameters}, one.start, images, train=True)
+            outputs, moved = apply({**variables, "params": parameters}, one.start, images, train=True)
             return loss(outputs, labels), moved
 
-        parameters = one.variables["params"]
-        (value, moved), gradient = jax.value_and_grad(measure, has_aux=True)(parameters)
-        updates, optimizer = rule.update(gradient, one.optimizer, parameters)
+        (value, moved), gradient = jax.value_and_grad(measure, has_aux=True)(variables["params"])
+        updates, optimizer = rule.update(gradient, optimizer, variables["params"])
         updates = jax.tree.map(lambda leaf: one.rate * leaf, updates)
-        variables = {**moved, "params": optax.apply_updates(parameters, updates)}
-        return one._replace(variables=variables, optimizer=optimizer), value
+        return (i + 1, {**moved, "params": optax.apply_updates(variables["params"], updates)}, optimizer), value
 
     @spread.on_each
     def outputs(one, images):
@@ -118,12 +118,14 @@ def build(network, loss, *, factor, momentum, l2, batch_size, steps, centred=Fal
         return group._replace(rate=factor * 2 * (1 + momentum) / power.value)
 
     def advance(networks, x, y, first, steps):
-        def advance_group(group, x, y):
-            for i in range(first, first + steps):
-                group, losses = step(group, x, y, i)
-            return group, losses
+        def advance_group(at, x, y):
+            group, i = at
+            moving, group = (i, group.variables, group.optimizer), group._replace(variables={}, optimizer=())
+            for _ in range(steps):
+                moving, losses = step((group, moving), x, y)
+            return group._replace(variables=moving[1], optimizer=moving[2]), losses
 
-        return spread.by_groups(advance_group, networks, x, y)
+        return spread.by_groups(advance_group, (networks, jnp.full(len(networks.rate), first)), x, y)
 
     return Trainer(
         lambda sets, keys, x, y: spread.by_groups(start_group, (sets, keys), x, y),
