@@ -10,7 +10,7 @@ from kipx import artifacts
 from kipx.report import transfers
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "benchmarks"))
-import publish  # noqa: E402
+import publish
 
 
 def test_a_run_of_transfer_is_published_without_its_networks(transfer, distilled, tmp_path):  # noqa: F811
