@@ -4,8 +4,6 @@ Loops over networks and steps are Python's, and JAX runs ahead of them: inside X
 take tens of times as long.
 """
 
-from functools import cache
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,13 +23,13 @@ def by_groups(function, networks, *shared):
       Pytree of (k, ...), on the first device.
     """
     devices = jax.local_devices()
-    count = len(jax.tree.leaves(networks)[0])
     found = []
-    for first in range(0, count, len(devices)):
+    for first in range(0, len(jax.tree.leaves(networks)[0]), len(devices)):
         own = jax.tree.map(lambda leaf: leaf[first : first + len(devices)], networks)  # noqa: B023
-        mesh = _mesh(min(len(devices), count - first))
-        placed = (jax.device_put(one, NamedSharding(mesh, _SAME)) for one in shared)
-        found.append(function(jax.device_put(own, NamedSharding(mesh, _EACH)), *placed))
+        mesh = Mesh(np.asarray(devices[: len(jax.tree.leaves(own)[0])]), ("networks",))
+        with jax.set_mesh(mesh):
+            placed = (jax.device_put(one, NamedSharding(mesh, _SAME)) for one in shared)
+            found.append(function(jax.device_put(own, NamedSharding(mesh, _EACH)), *placed))
     return jax.tree.map(lambda *parts: jnp.concatenate([jax.device_put(p, devices[0]) for p in parts]), *found)
 
 
@@ -42,17 +40,8 @@ def on_each(function):
         found = function(jax.tree.map(lambda leaf: leaf[0], network), *shared)
         return jax.tree.map(lambda leaf: leaf[None], found)
 
-    @cache
-    def of_group(count):
-        def spread(group, *shared):
-            specs = {"in_specs": (_EACH, *(_SAME for _ in shared)), "out_specs": _EACH}
-            return jax.shard_map(of_one, mesh=_mesh(count), check_vma=False, **specs)(group, *shared)
+    def of_group(group, *shared):
+        specs = {"in_specs": (_EACH, *(_SAME for _ in shared)), "out_specs": _EACH}
+        return jax.shard_map(of_one, check_vma=False, **specs)(group, *shared)  # on the mesh of `by_groups`
 
-        return jax.jit(spread)
-
-    return lambda group, *shared: of_group(len(jax.tree.leaves(group)[0]))(group, *shared)
-
-
-@cache
-def _mesh(count):
-    return Mesh(np.asarray(jax.local_devices()[:count]), ("networks",))
+    return jax.jit(of_group)

@@ -66,7 +66,8 @@ def build(network, loss, *, factor, momentum, l2, batch_size, steps, centred=Fal
     """
     checks.positive("trainer.factor", factor)
     checks.integer("trainer.batch_size", batch_size, at_least=1)
-    rule, apply = _rule(momentum, l2, steps), partial(_outputs, network)
+    rule, apply = _rule(momentum, l2), partial(_outputs, network)
+    fall = optax.cosine_decay_schedule(1.0, checks.integer("trainer.steps", steps, at_least=1))
 
     def measured(one, x, y):
         """The outputs of parameters, and the loss of outputs, on the images that the rate is found on."""
@@ -95,9 +96,10 @@ def build(network, loss, *, factor, momentum, l2, batch_size, steps, centred=Fal
     @spread.on_each
     def step(at, x, y):
         one, (i, variables, optimizer) = at
-        count = y.shape[1]
-        places = _batches(jax.random.wrap_key_data(one.key), count, min(batch_size, count))(i)
-        images, labels = x[i % len(x), one.set, places], y[one.set, places]
+        images, labels = x[i % len(x), one.set], y[one.set]
+        if batch_size < len(labels):
+            places = _batches(jax.random.wrap_key_data(one.key), len(labels), batch_size)(i)
+            images, labels = images[places], labels[places]
 
         def measure(parameters):
             outputs, moved = apply({**variables, "params": parameters}, one.start, images, train=True)
@@ -105,7 +107,7 @@ def build(network, loss, *, factor, momentum, l2, batch_size, steps, centred=Fal
 
         (value, moved), gradient = jax.value_and_grad(measure, has_aux=True)(variables["params"])
         updates, optimizer = rule.update(gradient, optimizer, variables["params"])
-        updates = jax.tree.map(lambda leaf: one.rate * leaf, updates)
+        updates = jax.tree.map(partial(jnp.multiply, -one.rate * fall(i)), updates)
         return (i + 1, {**moved, "params": optax.apply_updates(variables["params"], updates)}, optimizer), value
 
     @spread.on_each
@@ -134,19 +136,16 @@ def build(network, loss, *, factor, momentum, l2, batch_size, steps, centred=Fal
     )
 
 
-def _rule(momentum, l2, steps):
-    """Updates at a rate of 1 at step 0."""
+def _rule(momentum, l2):
+    """What the learning rate is to be multiplied with, taken off the parameters."""
     if checks.not_negative("trainer.momentum", momentum) >= 1:
         raise checks.UserError(f"trainer.momentum: expected a number from 0 to below 1, got {momentum}")
     checks.not_negative("trainer.l2", l2)
-    fall = optax.cosine_decay_schedule(-1.0, checks.integer("trainer.steps", steps, at_least=1))
-    return optax.chain(optax.add_decayed_weights(l2), optax.trace(momentum), optax.scale_by_schedule(fall))
+    return optax.chain(optax.add_decayed_weights(l2), optax.trace(momentum))
 
 
 def _batches(key, n, size):
     """Builds take(i): the places of step i's images."""
-    if size == n:
-        return lambda i: jnp.arange(n)
     each = n // size  # batches of an epoch
 
     def take(i):
