@@ -152,15 +152,16 @@ Written by `make bench-transfer` from [results/transfer_speed.json](results/tran
 A step of SGD with momentum of a ConvNet on ten images. *Plain*: a Flax loop as one would write it, `flax.linen.Conv`,
 `optax.sgd` with a cosine, a jitted step that returns the loss. *Alone*: `kipx.finite`, one network. *Together*:
 {TOGETHER} networks, spread over the cores as `kipx transfer` spreads its seeds and sets; the time is per network. All
-sides in turn; medians, and ratios of each turn's times with the smallest and the largest. Load average
-of other work at the start: {result["load_average_before"]:.1f}.
+sides in turn; medians, and ratios of each turn's times with the smallest and the largest. Load average of other work
+at the start: {result["load_average_before"]:.1f}.
 
 | ConvNet | plain, ms | alone, ms | together, ms a network | plain / alone | alone / together |
 |---|--:|--:|--:|--:|--:|
 {chr(10).join(rows)}
 
 A step is one jitted call, and JAX runs ahead of the loop over steps: nothing is read back before the end of a stretch.
-Several networks go one on each core at a time, since a step of a small network is too little work for two.
+Several networks go one on each core at a time, since a step of a small network is too little work for two; where other
+work keeps the cores busy, as the load average tells, several together are no faster than one.
 """
 
 
