@@ -1,7 +1,6 @@
 """Finite networks and their training, against loops in NumPy, dense matrices and the kernel itself."""
 
 import itertools
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,6 @@ from kipx import checks
 from kipx.architecture import AvgPool, Conv, Dense, Flatten, GlobalAvgPool, Relu, convnet, convvec, fc, myrtle
 from kipx.finite import empirical, losses, train
 from kipx.finite import network as build
-from kipx.finite.network import _by_library, _by_windows
 from kipx.kernel import build as build_kernel
 
 RNG = np.random.default_rng(0)
@@ -68,17 +66,6 @@ def test_weights_start_with_the_variance_of_the_kernel(parameterization):
     scale = (1.5 / np.sqrt(18), 0.7) if parameterization == "standard" else (1, 1)
     assert first["weights"].shape == (18, 4000)
     np.testing.assert_allclose([first["weights"].std(), first["biases"].std()], scale, rtol=0.03)
-
-
-def test_both_convolutions_are_one():
-    weights = RNG.normal(size=(50, 3)).astype(np.float32)
-
-    def squared(convolve, x, w):
-        return (convolve(x, w) ** 2).sum()
-
-    both = (jax.value_and_grad(partial(squared, f(5)), (0, 1)) for f in (_by_windows, _by_library))
-    one, other = (f(jnp.asarray(X), jnp.asarray(weights)) for f in both)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), one, other)
 
 
 @pytest.mark.parametrize(("kind", "axes"), [("layer", (1, 2, 3)), ("instance", (1, 2)), ("batch", (0, 1, 2))])
@@ -201,6 +188,27 @@ def test_stretches_and_company_change_nothing(normalization):
     assert not np.array_equal(jax.tree.leaves(whole.variables)[0][0], jax.tree.leaves(together.variables)[0][0])
 
 
+def test_networks_of_a_width_compile_once_whatever_the_stretch_and_the_set():
+    """Three networks on four devices: one program of three for each function, none for a second call."""
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+    )
+    x, y = data(5, sets=2)
+    trainer = train.build(build(fc(depth=1), width=3, classes=2), losses.build("mse", label_scale=1.0), **RECIPE)
+    keys = jax.random.split(jax.random.key(0), 3)
+    try:
+        for sets, steps in (([0, 1, 0], 2), ([1, 0, 1], 5)):
+            before = len(compiled)
+            networks = trainer.start(jnp.asarray(sets), keys, x, y)
+            networks, _ = trainer.advance(networks, x[None], y, 0, steps)
+            trainer.outputs(networks, x[0])
+        assert before > 0
+        assert len(compiled) == before
+    finally:
+        jax.monitoring.clear_event_listeners()
+
+
 def test_an_epoch_takes_every_image_once():
     take = train._batches(jax.random.key(0), 7, 3)
     for epoch in range(3):
@@ -257,7 +265,8 @@ def test_the_tangent_kernel_and_the_features_approach_the_infinite_ones(name):
             features = net.apply(variables, x, method="features")
             return last.w_std**2 * features @ features.T / features.shape[1] + last.b_std**2
 
-        found = jax.lax.map(jax.jit(measure), jax.random.split(jax.random.key(width), networks))
+        jitted = jax.jit(measure)
+        found = jnp.stack([jitted(key) for key in jax.random.split(jax.random.key(width), networks)])
         exact = build_kernel(architecture, kind)(x)
         error = np.linalg.norm(found.mean(axis=0) - exact) / np.linalg.norm(exact)
         spread = np.linalg.norm(found.std(axis=0)) / np.linalg.norm(exact) / np.sqrt(networks)

@@ -12,7 +12,7 @@ from kipx import checks
 from kipx.commands import stop
 
 STRETCH_S = 2.0  # about what one call takes, so that signals are answered
-IMAGES = 500  # that are measured in one call, for the same
+IMAGES = 100  # that are measured in one call, for the memory
 VERSIONS_BYTES = 2**27  # of augmented copies at once
 
 

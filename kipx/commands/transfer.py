@@ -13,6 +13,7 @@ from kipx.data import check_set
 from kipx.finite import train
 from kipx.kernel.layers import check_images
 from kipx.report import folders
+from kipx.report.tables import mean_and_spread
 
 DISTILLED = "distilled"
 
@@ -132,7 +133,7 @@ def _conclude(folder, trainer, problem, last, config, origin):
         "sets": {
             name: {
                 "test_accuracy": float(own.mean()),
-                "test_accuracy_std": float(own.std()),
+                **({"test_accuracy_std": float(own.std(ddof=1))} if len(own) > 1 else {}),
                 "test_accuracies": own.tolist(),
                 "validation_accuracy": float(last.best.accuracy[i]),
                 "chosen_step": int(last.best.step[i]),
@@ -162,11 +163,10 @@ def table(folder, summary):
     )
     rows = []
     for name, one in summary["sets"].items():
-        count = len(one["test_accuracies"])
-        spread = f" \u00b1 {100 * one['test_accuracy_std']:.1f}" if count > 1 else ""
+        reached = f"{mean_and_spread(one['test_accuracies'])}%"
         low, high = min(one["learning_rates"]), max(one["learning_rates"])
         rates = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
-        rows.append((name, f"{one['test_accuracy']:.1%}{spread}", f"{count}", f"{one['chosen_step']}", rates))
+        rows.append((name, reached, f"{len(one['test_accuracies'])}", f"{one['chosen_step']}", rates))
     said = summary.get("kernel_test_accuracy")
     kernel = "" if said is None else f"kernel ridge regression from the set: {said:.1%}\n"
     return title, rows, f"{kernel}run folder: {folder}"

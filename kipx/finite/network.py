@@ -135,26 +135,8 @@ def _rows(biases, x):
 
 
 def _convolve(x, weights, size):
-    """On a CPU, XLA's convolutions inside a loop take ten times the matrix product of their windows."""
-    return lax.platform_dependent(x, weights, cpu=_by_windows(size), default=_by_library(size))
-
-
-def _by_windows(size):
-    def convolve(x, weights):
-        (h, w), half = x.shape[1:3], size // 2
-        padded = jnp.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
-        windows = [padded[:, i : i + h, j : j + w] for i in range(size) for j in range(size)]
-        return jnp.concatenate(windows, axis=-1) @ weights
-
-    return convolve
-
-
-def _by_library(size):
-    def convolve(x, weights):
-        kernel = weights.reshape(size, size, x.shape[-1], -1)
-        return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-    return convolve
+    kernel = weights.reshape(size, size, x.shape[-1], -1)
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def _normalize(x, kind, train):

@@ -1,31 +1,28 @@
-"""Training of finite networks on support sets by SGD with momentum: all networks at once, a stretch of steps a call.
+"""Training of finite networks on support sets by SGD with momentum: all networks, a stretch of steps a call.
 
 A network is one start (of a seed) trained on one set. Every array of a state has the networks as its first axis; they
-are spread over the local devices. How many others there are changes a network's numbers by rounding alone.
+are spread over the local devices. How many others there are changes a network's numbers by rounding alone. A step is
+one jitted call, and nothing is read back before the end of a stretch.
 """
 
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh, PartitionSpec
 
 from kipx import checks
-from kipx.finite.empirical import largest_curvature
+from kipx.finite import empirical, spread
 
 IMAGES_FOR_THE_RATE = 50
-EVALUATED_AT_ONCE = 50  # images, so that the windows of a convolution stay small
 
 
 class Network(NamedTuple):
     """All that one network carries from step to step."""
 
     set: Any  # which set it is trained on
-    key: Any  # of its batches
+    key: Any  # of its batches, its data: a typed key takes JAX off its fast path at every call
     rate: Any  # learning rate at step 0
     variables: Any  # parameters, and the running statistics of batch normalization
     start: Any  # what they were at step 0, where outputs are centred; else {}
@@ -61,7 +58,7 @@ def build(network, loss, *, factor, momentum, l2, batch_size, steps, centred=Fal
       steps: of the whole training, for the cosine.
       centred: whether a network's outputs at its start are taken off its outputs.
     Returns:
-      Trainer, its functions jitted.
+      Trainer.
     Raises:
       UserError: a number out of its range.
     Source: paper section 3.3; the authors' nn_training notebook, which finds the stable rate on validation images.
@@ -69,96 +66,86 @@ def build(network, loss, *, factor, momentum, l2, batch_size, steps, centred=Fal
     """
     checks.positive("trainer.factor", factor)
     checks.integer("trainer.batch_size", batch_size, at_least=1)
-    rule, apply = _rule(momentum, l2, steps), partial(_outputs, network)
+    rule, apply = _rule(momentum, l2), partial(_outputs, network)
+    fall = optax.cosine_decay_schedule(1.0, checks.integer("trainer.steps", steps, at_least=1))
 
-    def start(pair, x, y):
-        which, key = pair
-        key_start, key_rate, key_batches = jax.random.split(key, 3)
-        x, y = x[which][:IMAGES_FOR_THE_RATE], y[which][:IMAGES_FOR_THE_RATE]
-        variables = network.init(key_start, x[:1])
-        origin = variables if centred else {}
+    def measured(one, x, y):
+        """The outputs of parameters, and the loss of outputs, on the images that the rate is found on."""
+        x, y = (a[one.set][:IMAGES_FOR_THE_RATE] for a in (x, y))
+
+        def outputs_of(parameters):
+            return apply({**one.variables, "params": parameters}, one.start, x, train=True)[0]
+
+        return outputs_of, lambda outputs: loss(outputs, y)
+
+    @spread.on_each
+    def begin(pair, x):
+        key_start, key_rate, key_batches = jax.random.split(pair[1], 3)
+        variables = network.init(key_start, x[0, :1])
         parameters = variables["params"]
-        curvature = largest_curvature(
-            lambda p: apply({**variables, "params": p}, origin, x, train=True)[0],
-            lambda outputs: loss(outputs, y),
-            parameters,
-            key_rate,
-        )
-        rate = factor * 2 * (1 + momentum) / curvature
-        return Network(which, key_batches, rate, variables, origin, rule.init(parameters))
+        rate = jnp.zeros((), jnp.float32)  # not known yet
+        data, origin = jax.random.key_data(key_batches), variables if centred else {}
+        one = Network(pair[0], data, rate, variables, origin, rule.init(parameters))
+        return one, empirical.begin(parameters, key_rate)
 
-    def advance(one, x, y, first, steps):
-        y = y[one.set]
-        take = _batches(one.key, len(y), min(batch_size, len(y)))
+    @spread.on_each
+    def multiply(pair, x, y):
+        one, power = pair
+        return empirical.multiply(*measured(one, x, y), one.variables["params"], power)
 
-        def step(i, carry):
-            variables, optimizer, _ = carry
-            places = take(i)
-            images, labels = x[i % len(x), one.set][places], y[places]
+    @spread.on_each
+    def step(at, x, y):
+        one, (i, variables, optimizer) = at
+        images, labels = x[i % len(x), one.set], y[one.set]
+        if batch_size < len(labels):
+            places = _batches(jax.random.wrap_key_data(one.key), len(labels), batch_size)(i)
+            images, labels = images[places], labels[places]
 
-            def measure(parameters):
-                outputs, moved = apply({**variables, "params": parameters}, one.start, images, train=True)
-                return loss(outputs, labels), moved
+        def measure(parameters):
+            outputs, moved = apply({**variables, "params": parameters}, one.start, images, train=True)
+            return loss(outputs, labels), moved
 
-            (value, moved), gradient = jax.value_and_grad(measure, has_aux=True)(variables["params"])
-            updates, optimizer = rule.update(gradient, optimizer, variables["params"])
-            updates = jax.tree.map(lambda leaf: one.rate * leaf, updates)
-            return {**moved, "params": optax.apply_updates(variables["params"], updates)}, optimizer, value
+        (value, moved), gradient = jax.value_and_grad(measure, has_aux=True)(variables["params"])
+        updates, optimizer = rule.update(gradient, optimizer, variables["params"])
+        updates = jax.tree.map(partial(jnp.multiply, -one.rate * fall(i)), updates)
+        return (i + 1, {**moved, "params": optax.apply_updates(variables["params"], updates)}, optimizer), value
 
-        carry = one.variables, one.optimizer, jnp.zeros((), jnp.float32)
-        variables, optimizer, value = jax.lax.fori_loop(first, first + steps, step, carry)
-        return one._replace(variables=variables, optimizer=optimizer), value
-
+    @spread.on_each
     def outputs(one, images):
-        def of_one(image):
-            return apply(one.variables, one.start, image[None], train=False)[0][0]
+        return apply(one.variables, one.start, images, train=False)[0]
 
-        return jax.lax.map(of_one, images, batch_size=EVALUATED_AT_ONCE)
+    def start_group(pair, x, y):
+        group, power = begin(pair, x)
+        power = empirical.iterate(lambda power: multiply((group, power), x, y), power)
+        return group._replace(rate=factor * 2 * (1 + momentum) / power.value)
 
-    start, advance, outputs = (jax.jit(over_networks(function)) for function in (start, advance, outputs))
-    return Trainer(lambda sets, keys, x, y: start((sets, keys), x, y), advance, outputs)
+    def advance(networks, x, y, first, steps):
+        def advance_group(at, x, y):
+            group, i = at
+            moving, group = (i, group.variables, group.optimizer), group._replace(variables={}, optimizer=())
+            for _ in range(steps):
+                moving, losses = step((group, moving), x, y)
+            return group._replace(variables=moving[1], optimizer=moving[2]), losses
+
+        return spread.by_groups(advance_group, (networks, jnp.full(len(networks.rate), first)), x, y)
+
+    return Trainer(
+        lambda sets, keys, x, y: spread.by_groups(start_group, (sets, keys), x, y),
+        advance,
+        lambda networks, images: spread.by_groups(outputs, networks, images),
+    )
 
 
-def _rule(momentum, l2, steps):
-    """Updates at a rate of 1 at step 0."""
+def _rule(momentum, l2):
+    """What the learning rate is to be multiplied with, taken off the parameters."""
     if checks.not_negative("trainer.momentum", momentum) >= 1:
         raise checks.UserError(f"trainer.momentum: expected a number from 0 to below 1, got {momentum}")
     checks.not_negative("trainer.l2", l2)
-    fall = optax.cosine_decay_schedule(-1.0, checks.integer("trainer.steps", steps, at_least=1))
-    return optax.chain(optax.add_decayed_weights(l2), optax.trace(momentum), optax.scale_by_schedule(fall))
-
-
-def over_networks(function):
-    """Maps function(network, *shared) over the networks' axis, spread over the local devices.
-
-    Where they do not divide the networks, the last one is trained more than once. On a CPU the networks of a device go
-    one after the other, elsewhere all at once: on a CPU a batch of small matrix products gains nothing.
-    """
-
-    def mapped(networks, *shared):
-        count = len(jax.tree.leaves(networks)[0])
-        devices = jax.local_devices()[:count]
-        mesh = Mesh(np.asarray(devices), ("networks",))
-        each = math.ceil(count / len(devices))
-        at_once = None if devices[0].platform == "cpu" else each
-        places = np.minimum(np.arange(each * len(devices)), count - 1)
-
-        def of_a_device(networks, *shared):
-            return jax.lax.map(lambda one: function(one, *shared), networks, batch_size=at_once)
-
-        first, every = PartitionSpec("networks"), PartitionSpec()
-        specs = {"in_specs": (first, *(every for _ in shared)), "out_specs": first}
-        spread = jax.shard_map(of_a_device, mesh=mesh, check_vma=False, **specs)
-        found = spread(jax.tree.map(lambda leaf: leaf[places], networks), *shared)
-        return jax.tree.map(lambda leaf: leaf[:count], found)
-
-    return mapped
+    return optax.chain(optax.add_decayed_weights(l2), optax.trace(momentum))
 
 
 def _batches(key, n, size):
     """Builds take(i): the places of step i's images."""
-    if size == n:
-        return lambda i: jnp.arange(n)
     each = n // size  # batches of an epoch
 
     def take(i):

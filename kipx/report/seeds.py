@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from kipx.report.tables import percent
+from kipx.report.tables import mean_and_spread
 
 _NO_SETTING = ("seed", "steps", "engine", "logger", "resume", "checkpoint", "baseline")
 
@@ -35,8 +35,7 @@ def _setting(run):
 
 def _cell(group):
     shares = [run.measured[1] for run in group]
-    spread = f" ± {percent(np.std(shares, ddof=1))}" if len(shares) > 1 else ""
     more = [f"{len(group)} seed{'s' if len(group) > 1 else ''}"]
     if not group[0].finished:
         more.append(f"step {group[0].measured[0]} of {group[0].steps}")
-    return f"{percent(np.mean(shares))}{spread} ({', '.join(more)})"
+    return f"{mean_and_spread(shares)} ({', '.join(more)})"

@@ -3,7 +3,7 @@
 import collections
 
 from kipx.report import paper
-from kipx.report.tables import Table, percent
+from kipx.report.tables import Table, mean_and_spread, percent
 from kipx.report.transfers import DISTILLED
 
 COLUMNS = ("KIP to NN", "LS to NN", "natural", "kmeans", "herding")
@@ -14,7 +14,7 @@ def build(transfers):
     """Puts runs of transfer beside the paper's numbers.
 
     A cell of ours is the run whose networks were best on the validation images, and its accuracy on the test images:
-    mean and standard deviation over its networks, their width and their loss.
+    mean and sample standard deviation over its networks, their width and their loss.
 
     Args:
       transfers: list of kipx.report.transfers.Transfer.
@@ -59,9 +59,8 @@ def _cell(found):
     run, name = max(found, key=lambda one: one[0].summary["sets"][one[1]]["validation_accuracy"])
     own = run.summary["sets"][name]
     count = len(own["test_accuracies"])
-    spread = f" ± {percent(own['test_accuracy_std'])}" if count > 1 else ""
     networks = f"{count} network{'s' if count > 1 else ''}"
-    return f"{percent(own['test_accuracy'])}{spread} ({networks}, width {run.width}, {run.loss})"
+    return f"{mean_and_spread(own['test_accuracies'])} ({networks}, width {run.width}, {run.loss})"
 
 
 def listing(transfers):
@@ -75,7 +74,7 @@ def listing(transfers):
             f"`{run.command}`",
             name,
             percent(own["validation_accuracy"]),
-            f"{percent(own['test_accuracy'])} ± {percent(own['test_accuracy_std'])}",
+            mean_and_spread(own["test_accuracies"]),
             str(own["chosen_step"]),
             f"{min(own['learning_rates']):.3g} to {max(own['learning_rates']):.3g}",
             run.device,

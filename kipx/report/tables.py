@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 
 class Table(NamedTuple):
     """Cells of text.
@@ -38,6 +40,11 @@ def _line(cells):
 def percent(share):
     """97.3 of 0.973."""
     return f"{100 * share:.1f}"
+
+
+def mean_and_spread(shares):
+    """'71.3 ± 0.2' of shares, in percent: their mean and sample standard deviation, which one alone does not have."""
+    return percent(np.mean(shares)) + (f" ± {percent(np.std(shares, ddof=1))}" if len(shares) > 1 else "")
 
 
 def duration(time_s):
