@@ -1,4 +1,4 @@
-"""Weights & Biases as a mirror of metrics.jsonl; the one file that knows wandb, and loads it only where it is asked for.
+"""Weights & Biases as a mirror of metrics.jsonl; the one file that knows wandb, which it loads only where asked to.
 
 All that wandb does is done in a thread of its own, from a queue, so no step waits for it. Whatever it raises ends the
 mirror with one line on stderr, never the run. A resumed run keeps its W&B run, and sends what that does not have yet.

@@ -131,7 +131,7 @@ SWEPT = {
     "label-solve": (arguments.LABEL_SOLVE, arguments.label_solve),
     "transfer": (arguments.TRANSFER, of_ten_classes),
 }
-SWEEPS = sorted((ROOT / "sweeps").glob("*/*.yaml"))
+SWEEPS = sorted(p for p in (ROOT / "sweeps").glob("*/*.yaml") if p.parent.name != "wandb")  # those are no group
 
 
 def named(path):
