@@ -11,12 +11,15 @@ import threading
 import time
 import types
 
+import numpy as np
 import pytest
 import yaml
 from hydra import compose, initialize_config_module
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from kipx import app, arguments, cli, config, wandb_log
+from kipx import app, arguments, checks, cli, config, track, wandb_log
+from kipx.report import pictures
 
 ROOT = pathlib.Path(__file__).parents[1]
 FAST = ["kernel=fc", "debug=tiny"]
@@ -132,7 +135,7 @@ def test_a_resumed_run_is_the_same_run_and_its_last_folder_is_whole(kipx, tmp_pa
         time.sleep(1)  # wandb's folders have the second in their names
     first, second = offline(tmp_path)
     assert opened(first).run_id == opened(second).run_id
-    assert [row["step"] for row in history(first)] == [0, 1, 2, 3]
+    assert [row["step"] for row in history(first)] == [0, 1, 2, 3], "a finished run sends what W&B lacks"
     assert metrics(second) == rows(tmp_path / "run")
     assert len(rows(tmp_path / "run")) == 5
 
@@ -156,6 +159,7 @@ def service(pid):
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not pathlib.Path("/proc/self/stat").exists(), reason="processes are found in /proc")
 def test_a_killed_service_changes_nothing(kipx, tmp_path):
     overrides = ["kernel=fc", "steps=150", "baseline.draws=1", "target.batch_size=100"]
@@ -231,68 +235,97 @@ def raising(error):
     return call
 
 
+ROWS = [{"step": 0, "test_accuracy": 0.5}, {"step": 1, "train_loss": 0.1}, {"step": 2, "train_loss": 0.05}]
+SHOWN = track.Shown(pictures.as_png(Figure()), np.zeros((2, 4, 4, 1)), np.eye(2), ("cat", "dog"))
+
+
+@contextlib.contextmanager
+def mirrored(folder, **settings):
+    """A mirror of a run folder that is done by the time that it is left."""
+    where = {"mode": "offline", "project": "kipx", "entity": None, "group": None, "finish_s": 5.0}
+    for name in ("summary", "manifest"):
+        (folder / f"{name}.json").write_text('{"steps": 2}')
+    with wandb_log.build(**{**where, **settings})(folder, {"seed": 0}, "distill") as mirror:
+        yield mirror
+
+
+def send(mirror):
+    for row in ROWS:
+        mirror.log(row)
+        mirror.see(row["step"], lambda: SHOWN)
+
+
 FAILURES = [
     ("init", ConnectionError("no network")),
     ("log", OSError(28, "No space left on device")),
     ("log", SystemExit(1)),
     ("log_artifact", RuntimeError("first\nsecond")),
     ("finish", KeyboardInterrupt()),
-    ("teardown", SystemExit(255)),
 ]
 
 
 @pytest.mark.parametrize(
     ("name", "error"), FAILURES, ids=lambda value: value if isinstance(value, str) else repr(value)
 )
-def test_what_wandb_raises_ends_the_mirror_and_not_the_run(name, error, kipx, tmp_path, fake):
+def test_what_wandb_raises_is_told_once(name, error, tmp_path, fake, capfd):
     wandb = fake(**{name: raising(error)})
-    code, err = kipx("distill", *FAST, *OFFLINE, "hydra.run.dir=run")
-    assert code == 0, err
-    assert [row["step"] for row in rows(tmp_path / "run")] == [0, 1, 2]
-    assert (tmp_path / "run" / "summary.json").is_file()
-    if name == "teardown":
-        return
-    (line,) = err.splitlines()
+    with mirrored(tmp_path) as mirror:
+        send(mirror)
+    (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(f"kipx: logger=wandb: {type(error).__name__}")
-    assert "kipx distill resume=run logger=wandb sends W&B what it lacks" in line
+    assert "second" not in line
+    assert f"{tmp_path}/metrics.jsonl is whole" in line
+    assert f"kipx distill resume={tmp_path} logger=wandb sends W&B what it lacks" in line
     assert [call[0] for call in wandb.calls[-2:]] == [name, "teardown"], "and nothing else afterwards"
 
 
-def test_what_hangs_is_left_behind(kipx, tmp_path, fake):
+def test_what_the_end_of_wandb_raises_is_nobodys_concern(tmp_path, fake, capfd):
+    wandb = fake(teardown=raising(SystemExit(255)))
+    with mirrored(tmp_path) as mirror:
+        send(mirror)
+    assert capfd.readouterr().err == ""
+    assert wandb.named("finish") == [(0,)]
+
+
+@pytest.mark.parametrize("name", ["init", "log"])
+def test_a_run_whose_logger_fails_is_done_all_the_same(name, kipx, tmp_path, fake):
+    fake(**{name: raising(OSError(28, "No space left on device"))})
+    code, err = kipx("distill", *FAST, *OFFLINE, "hydra.run.dir=run")
+    assert (code, len(err.splitlines())) == (0, 1), err
+    assert [row["step"] for row in rows(tmp_path / "run")] == [0, 1, 2]
+    assert (tmp_path / "run" / "summary.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("waiting", "message"), [(9, "has not taken everything within 0.2 s"), (2, "is 2 rows behind")]
+)
+def test_what_hangs_is_left_behind(waiting, message, tmp_path, fake, monkeypatch, capfd):
+    monkeypatch.setattr(wandb_log, "WAITING", waiting)
     never = threading.Event()
     fake(init=never.wait)
     began = time.monotonic()
-    code, err = kipx("distill", *FAST, *OFFLINE, "logger.finish_s=0.2", "hydra.run.dir=run")
-    assert code == 0
-    assert "has not taken everything within 0.2 s (logger.finish_s)" in err
-    assert len(rows(tmp_path / "run")) == 3
+    with mirrored(tmp_path, finish_s=0.2) as mirror:
+        send(mirror)
+        assert time.monotonic() - began < 0.2, "no step waits"
+    (line,) = capfd.readouterr().err.splitlines()
+    assert message in line
+    assert time.monotonic() - began < 5
     never.set()
-    assert time.monotonic() - began < 60
 
 
-def test_what_is_too_slow_is_given_up(kipx, tmp_path, fake, monkeypatch):
-    monkeypatch.setattr(wandb_log, "WAITING", 2)
-    never = threading.Event()
-    fake(init=never.wait)
-    code, err = kipx("distill", *FAST, *OFFLINE, "logger.finish_s=0.2", "hydra.run.dir=run")
-    never.set()
-    assert code == 0
-    assert err.count("kipx: logger=wandb: is 2 rows behind") == 1
-    assert len(err.splitlines()) == 1
-    assert len(rows(tmp_path / "run")) == 3
-
-
-def test_only_what_wandb_lacks_is_sent(kipx, tmp_path, fake):
-    assert kipx("distill", *FAST, "logger=none", "hydra.run.dir=run")[0] == 0
+def test_only_what_wandb_lacks_is_sent(tmp_path, fake):
     wandb = fake(starting_step=2)
-    assert kipx("distill", "resume=run", "steps=3", *OFFLINE)[0] == 0
-    assert [(step, "images" in row) for row, step in wandb.named("log")] == [(2, False), (3, False), (3, True)]
-    assert wandb.summary["steps"] == 3
+    with mirrored(tmp_path) as mirror:
+        send(mirror)
+    assert [(step, "images" in row) for row, step in wandb.named("log")] == [(2, False), (2, True)]
+    assert wandb.summary == {"steps": 2}
 
 
-def test_a_run_that_fails_is_told_so(kipx, fake):
+def test_a_run_that_fails_is_told_so(tmp_path, fake):
     wandb = fake()
-    assert kipx("distill", *FAST, *OFFLINE, "labels.learning_rate=1e300")[0] == 3
+    with pytest.raises(checks.NumericalError), mirrored(tmp_path) as mirror:
+        send(mirror)
+        raise checks.NumericalError("nan")
     assert wandb.named("finish") == [(1,)]
     assert not wandb.named("log_artifact")
 
@@ -331,19 +364,20 @@ def test_refusals(override, message, kipx):
         ("offline", None, True, "offline"),
     ],
 )
-def test_the_mode(mode, variable, key, taken, kipx, fake, monkeypatch):
+def test_the_mode(mode, variable, key, taken, tmp_path, fake, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", variable or "")
     wandb = fake(key=key)
-    assert kipx("distill", *FAST, "logger=wandb", f"logger.mode={mode}")[0] == 0
+    with mirrored(tmp_path, mode=mode):
+        pass
     ((settings,),) = wandb.named("init")
     assert settings["mode"] == taken
 
 
-def test_online_without_a_key_asks_nobody(kipx, fake):
+def test_online_without_a_key_asks_nobody(tmp_path, fake, capfd):
     wandb = fake(key=False)
-    code, err = kipx("distill", *FAST, "logger=wandb", "logger.mode=online", "logger.progress=false")
-    assert code == 0
-    assert "found no key; run wandb login, or take logger.mode=offline" in err
+    with mirrored(tmp_path, mode="online"):
+        pass
+    assert "found no key; run wandb login, or take logger.mode=offline" in capfd.readouterr().err
     assert not wandb.named("init")
 
 
@@ -384,16 +418,17 @@ def test_every_sweep_of_wandb_drives_overrides_that_exist(path):
 
 
 def test_they_are_no_group_of_hydra(kipx):
-    code, err = kipx("distill", *FAST, "+wandb=digits")
+    code, err = kipx("distill", "+wandb=digits")
     assert code == 2
     assert "wandb: unknown key" in err
 
 
-def test_the_agent_of_a_sweep_names_the_run(kipx, fake, monkeypatch):
+def test_the_agent_of_a_sweep_names_the_run(tmp_path, fake, monkeypatch):
     monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
     monkeypatch.setenv("WANDB_RUN_ID", "r1")
     wandb = fake()
-    assert kipx("distill", *FAST, *OFFLINE)[0] == 0
+    with mirrored(tmp_path):
+        pass
     ((settings,),) = wandb.named("init")
     assert (settings["id"], settings["resume"]) == ("r1", None)
 
