@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_module
 from kipx import arguments, artifacts, config, distill, wandb_log
 from kipx.commands import distill as command
 
-RUNS = {"demo: digits, ConvNet": (["steps=240"], 240), "digits, FC, 10 targets": (["kernel=fc"], 2000)}
+RUNS = {"demo: digits, ConvNet": ([], 120), "digits, FC": (["kernel=fc"], 1000)}
 BLOCK, SKIPPED = 10, 20
 
 

@@ -181,6 +181,18 @@ def test_a_killed_service_changes_nothing(kipx, tmp_path):
     assert untimed(tmp_path / "run") == untimed(tmp_path / "plain")
 
 
+@pytest.mark.slow
+def test_without_network_a_run_is_done_all_the_same(kipx, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "0")
+    online = ["logger=wandb", "logger.mode=online", "logger.progress=false", "logger.finish_s=3"]
+    code, err = kipx("distill", *FAST, *online, "hydra.run.dir=run")
+    assert code == 0, err
+    (line,) = (line for line in err.splitlines() if line.startswith("kipx: "))
+    assert line.startswith("kipx: logger=wandb: ")
+    assert [row["step"] for row in rows(tmp_path / "run")] == [0, 1, 2]
+
+
 class Fake(types.ModuleType):
     """What kipx calls of wandb, noting the calls; `fails` maps a name to what its call does instead."""
 
