@@ -1,4 +1,4 @@
-"""Weights & Biases mirrors a run, and nothing that it does or fails to do changes the run."""
+"""Weights & Biases mirrors a run whole, and nothing that happens to it changes the run: with wandb itself."""
 
 import contextlib
 import json
@@ -7,19 +7,15 @@ import pathlib
 import signal
 import subprocess
 import sys
-import threading
 import time
-import types
 
-import numpy as np
 import pytest
 import yaml
 from hydra import compose, initialize_config_module
-from matplotlib.figure import Figure
 from omegaconf import OmegaConf
+from wandb_files import history, logged, metrics, offline, opened
 
-from kipx import app, arguments, checks, cli, config, track, wandb_log
-from kipx.report import pictures
+from kipx import app, arguments, cli, config
 
 ROOT = pathlib.Path(__file__).parents[1]
 FAST = ["kernel=fc", "debug=tiny"]
@@ -58,54 +54,6 @@ def rows(folder):
 
 def untimed(folder):
     return [{key: value for key, value in row.items() if key != "step_time_s"} for row in rows(folder)]
-
-
-def records(path):
-    """The records of an offline run's file: LevelDB's log format, blocks of 32 KiB, behind a header of seven bytes."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, at, parts = path.read_bytes(), 7, b""
-    while at + 7 <= len(data):
-        if 2**15 - at % 2**15 < 7:  # the rest of a block
-            at += 2**15 - at % 2**15
-            continue
-        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
-        parts += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            record = Record()
-            record.ParseFromString(parts)
-            yield record
-            parts = b""
-
-
-def offline(folder, name="*"):
-    """The records of each offline run that wandb left, in order of time."""
-    return [list(records(path)) for path in sorted(folder.glob(f"wandb_files/wandb/offline-run-*/run-{name}.wandb"))]
-
-
-def history(found):
-    """The rows that W&B was sent, whole."""
-    sent = [record.history for record in found if record.WhichOneof("record_type") == "history"]
-    return [{".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in row.item} for row in sent]
-
-
-def metrics(found):
-    """The same as in metrics.jsonl."""
-    own = ("step", "train_loss", "train_accuracy", "test_accuracy", "test_mse", "step_time_s")
-    return [{key: row[key] for key in own if key in row} for row in history(found)]
-
-
-def opened(found):
-    """What W&B was told of the run: project, group, job type, id, ..."""
-    return next(record.run for record in found if record.WhichOneof("record_type") == "run")
-
-
-def logged(found):
-    """The artifacts of a type, by name: {path in it}."""
-    made = [record.request.log_artifact.artifact for record in found if record.request.HasField("log_artifact")]
-    made += [record.artifact for record in found if record.WhichOneof("record_type") == "artifact"]
-    return {one.name: {entry.path for entry in one.manifest.contents} for one in made if one.type == "run"}
 
 
 def test_an_offline_run_holds_all_that_the_folder_does(kipx, tmp_path):
@@ -193,219 +141,6 @@ def test_without_network_a_run_is_done_all_the_same(kipx, tmp_path, monkeypatch)
     assert [row["step"] for row in rows(tmp_path / "run")] == [0, 1, 2]
 
 
-class Fake(types.ModuleType):
-    """What kipx calls of wandb, noting the calls; `fails` maps a name to what its call does instead."""
-
-    def __init__(self, starting_step=0, key=False, **fails):
-        super().__init__("wandb")
-        self.calls, self.fails, self.starting_step = [], fails, starting_step
-        self.id, self.summary, self.key = "fake", {}, key
-        self.Settings = self.Image = self.Table = self.Histogram = lambda *_, **__: None
-        self.Artifact = lambda *_, **__: types.SimpleNamespace(add_dir=lambda folder: None)
-
-    def _called(self, name, *given):
-        self.calls.append((name, *given))
-        self.fails.get(name, lambda: None)()
-
-    def login(self, prompt):
-        self._called("login", prompt)
-        return self.key
-
-    def init(self, **settings):
-        self._called("init", settings)
-        return self
-
-    def log(self, row, step):
-        self._called("log", row, step)
-
-    def log_artifact(self, artifact):
-        self._called("log_artifact")
-
-    def finish(self, exit_code):
-        self._called("finish", exit_code)
-
-    def teardown(self, exit_code):
-        self._called("teardown")
-
-    def named(self, name):
-        return [call[1:] for call in self.calls if call[0] == name]
-
-
-@pytest.fixture
-def fake(monkeypatch):
-    def put(**how):
-        monkeypatch.setitem(sys.modules, "wandb", Fake(**how))
-        return sys.modules["wandb"]
-
-    return put
-
-
-def raising(error):
-    def call():
-        raise error
-
-    return call
-
-
-ROWS = [{"step": 0, "test_accuracy": 0.5}, {"step": 1, "train_loss": 0.1}, {"step": 2, "train_loss": 0.05}]
-SHOWN = track.Shown(pictures.as_png(Figure()), np.zeros((2, 4, 4, 1)), np.eye(2), ("cat", "dog"))
-
-
-@contextlib.contextmanager
-def mirrored(folder, **settings):
-    """A mirror of a run folder that is done by the time that it is left."""
-    where = {"mode": "offline", "project": "kipx", "entity": None, "group": None, "finish_s": 5.0}
-    for name in ("summary", "manifest"):
-        (folder / f"{name}.json").write_text('{"steps": 2}')
-    with wandb_log.build(**{**where, **settings})(folder, {"seed": 0}, "distill") as mirror:
-        yield mirror
-
-
-def send(mirror):
-    for row in ROWS:
-        mirror.log(row)
-        mirror.see(row["step"], lambda: SHOWN)
-
-
-FAILURES = [
-    ("init", ConnectionError("no network")),
-    ("log", OSError(28, "No space left on device")),
-    ("log", SystemExit(1)),
-    ("log_artifact", RuntimeError("first\nsecond")),
-    ("finish", KeyboardInterrupt()),
-]
-
-
-@pytest.mark.parametrize(
-    ("name", "error"), FAILURES, ids=lambda value: value if isinstance(value, str) else repr(value)
-)
-def test_what_wandb_raises_is_told_once(name, error, tmp_path, fake, capfd):
-    wandb = fake(**{name: raising(error)})
-    with mirrored(tmp_path) as mirror:
-        send(mirror)
-    (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith(f"kipx: logger=wandb: {type(error).__name__}")
-    assert "second" not in line
-    assert f"{tmp_path}/metrics.jsonl is whole" in line
-    assert f"kipx distill resume={tmp_path} logger=wandb sends W&B what it lacks" in line
-    assert [call[0] for call in wandb.calls[-2:]] == [name, "teardown"], "and nothing else afterwards"
-
-
-def test_what_the_end_of_wandb_raises_is_nobodys_concern(tmp_path, fake, capfd):
-    wandb = fake(teardown=raising(SystemExit(255)))
-    with mirrored(tmp_path) as mirror:
-        send(mirror)
-    assert capfd.readouterr().err == ""
-    assert wandb.named("finish") == [(0,)]
-
-
-@pytest.mark.parametrize("name", ["init", "log"])
-def test_a_run_whose_logger_fails_is_done_all_the_same(name, kipx, tmp_path, fake):
-    fake(**{name: raising(OSError(28, "No space left on device"))})
-    code, err = kipx("distill", *FAST, *OFFLINE, "hydra.run.dir=run")
-    assert (code, len(err.splitlines())) == (0, 1), err
-    assert [row["step"] for row in rows(tmp_path / "run")] == [0, 1, 2]
-    assert (tmp_path / "run" / "summary.json").is_file()
-
-
-@pytest.mark.parametrize(
-    ("waiting", "message"), [(9, "has not taken everything within 0.2 s"), (2, "is 2 rows behind")]
-)
-def test_what_hangs_is_left_behind(waiting, message, tmp_path, fake, monkeypatch, capfd):
-    monkeypatch.setattr(wandb_log, "WAITING", waiting)
-    never = threading.Event()
-    fake(init=never.wait)
-    began = time.monotonic()
-    with mirrored(tmp_path, finish_s=0.2) as mirror:
-        send(mirror)
-        assert time.monotonic() - began < 0.2, "no step waits"
-    (line,) = capfd.readouterr().err.splitlines()
-    assert message in line
-    assert time.monotonic() - began < 5
-    never.set()
-
-
-def test_only_what_wandb_lacks_is_sent(tmp_path, fake):
-    wandb = fake(starting_step=2)
-    with mirrored(tmp_path) as mirror:
-        send(mirror)
-    assert [(step, "images" in row) for row, step in wandb.named("log")] == [(2, False), (2, True)]
-    assert wandb.summary == {"steps": 2}
-
-
-def test_a_run_that_fails_is_told_so(tmp_path, fake):
-    wandb = fake()
-    with pytest.raises(checks.NumericalError), mirrored(tmp_path) as mirror:
-        send(mirror)
-        raise checks.NumericalError("nan")
-    assert wandb.named("finish") == [(1,)]
-    assert not wandb.named("log_artifact")
-
-
-def test_disabled_does_nothing(kipx, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)  # cannot be imported
-    code, err = kipx(
-        "distill", *FAST, "logger=wandb", "logger.mode=disabled", "logger.progress=false", "hydra.run.dir=run"
-    )
-    assert (code, err) == (0, "")
-    assert not (tmp_path / "run" / "wandb.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("logger.mode=dryrun", "logger.mode: expected one of auto, online, offline, disabled, got 'dryrun'"),
-        ("logger.finish_s=0", "logger.finish_s: expected a number > 0, got 0"),
-        ("logger.project=null", "logger.project: expected text, got None"),
-        ("+logger.projct=x", "logger.projct: unknown key, did you mean project"),
-    ],
-)
-def test_refusals(override, message, kipx):
-    code, err = kipx("distill", *FAST, "logger=wandb", override)
-    assert code == 2
-    assert message in err
-
-
-@pytest.mark.parametrize(
-    ("mode", "variable", "key", "taken"),
-    [
-        ("auto", None, False, "offline"),
-        ("auto", None, True, "online"),
-        ("auto", "offline", True, None),  # wandb reads it
-        ("online", "offline", True, "online"),
-        ("offline", None, True, "offline"),
-    ],
-)
-def test_the_mode(mode, variable, key, taken, tmp_path, fake, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", variable or "")
-    wandb = fake(key=key)
-    with mirrored(tmp_path, mode=mode):
-        pass
-    ((settings,),) = wandb.named("init")
-    assert settings["mode"] == taken
-
-
-def test_online_without_a_key_asks_nobody(tmp_path, fake, capfd):
-    wandb = fake(key=False)
-    with mirrored(tmp_path, mode="online"):
-        pass
-    assert "found no key; run wandb login, or take logger.mode=offline" in capfd.readouterr().err
-    assert not wandb.named("init")
-
-
-def test_label_solve_and_transfer_are_mirrored_too(kipx, tmp_path, fake):
-    wandb = fake()
-    assert kipx("label-solve", "kernel=fc", *OFFLINE, "hydra.run.dir=solved")[0] == 0
-    metrics_only = [row for row, _ in wandb.named("log") if "images" not in row]
-    assert metrics_only == rows(tmp_path / "solved")
-    assert [step for row, step in wandb.named("log") if "images" in row] == [1]
-    wandb = fake()
-    assert kipx("transfer", "run=solved", "debug=tiny", *OFFLINE, "hydra.run.dir=trained")[0] == 0
-    assert [row for row, _ in wandb.named("log")] == rows(tmp_path / "trained")
-    assert wandb.named("init")[0][0]["job_type"] == "transfer"
-    assert wandb.summary["sets"]
-
-
 SWEEPS = sorted((ROOT / "sweeps" / "wandb").glob("*.yaml"))
 
 
@@ -433,16 +168,6 @@ def test_they_are_no_group_of_hydra(kipx):
     code, err = kipx("distill", "+wandb=digits")
     assert code == 2
     assert "wandb: unknown key" in err
-
-
-def test_the_agent_of_a_sweep_names_the_run(tmp_path, fake, monkeypatch):
-    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
-    monkeypatch.setenv("WANDB_RUN_ID", "r1")
-    wandb = fake()
-    with mirrored(tmp_path):
-        pass
-    ((settings,),) = wandb.named("init")
-    assert (settings["id"], settings["resume"]) == ("r1", None)
 
 
 def test_the_package_ships_them():
