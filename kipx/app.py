@@ -1,5 +1,7 @@
 """A command as a Hydra job: its config composed, its errors turned into one line and an exit code."""
 
+import contextlib
+import io
 import os
 import pathlib
 import re
@@ -112,5 +114,13 @@ def complete(commands, arguments):
     if not arguments[1].startswith("query=") or (words[1:2] and words[1] in commands and len(words) > 2):
         command = words[1] if words[1:2] and words[1] in commands else "distill"
         os.environ["COMP_LINE"] = " ".join([words[0], SWEEPS, *words[2:]])
-        return _hydra(commands[command], command, arguments, jobs.Launch("", ""))
+        return _complete_by_hydra(commands[command], command, arguments)
     print(" ".join(name for name in commands if name.startswith(words[-1])))
+
+
+def _complete_by_hydra(command, name, arguments):
+    """Hydra's completions without those of sweeps/wandb, which are no group: it takes every folder for one."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        _hydra(command, name, arguments, jobs.Launch("", ""))
+    print(re.sub(r"(?<!\S)\+*wandb=\S*[ \n]?", "", said.getvalue()), end="")

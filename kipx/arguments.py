@@ -3,7 +3,7 @@
 import importlib
 import os
 
-from kipx import centroids, checks, support
+from kipx import centroids, checks, support, track
 from kipx.analysis.subject import Kernel
 from kipx.config import CALL, build
 from kipx.data import cache, folder
@@ -17,6 +17,9 @@ _KERNEL = {"architecture": CALL, "depth": int, "kind": str, "dtype": str, "backe
 _FAMILY = {**_KERNEL, "members": {"*": {"weight": float, **_KERNEL}}}
 del _FAMILY["architecture"]
 _KERNELS = (_FAMILY, _KERNEL)
+_PROGRESS = {"progress": bool}
+_WANDB = {"mode": str, "project": str, "entity": str | None, "group": str | None, "finish_s": float}
+_LOGGER = (_PROGRESS, {**_PROGRESS, **_WANDB})
 DISTILL = {
     "seed": int,
     "steps": int,
@@ -33,7 +36,7 @@ DISTILL = {
     "engine": CALL,
     "optimizer": CALL,
     "checkpoint": {"every_s": float, "tested_from": int | None},
-    "logger": {"progress": bool},
+    "logger": _LOGGER,
 }
 PLAN = {**DISTILL, "plan": {"devices": int | None, "calibration_s": float}}
 REPORT = {"run": str, "table": str, "out": str | None, "html": bool}
@@ -68,7 +71,7 @@ TRANSFER = {
     "augment": CALL,
     "checkpoint": {"every_s": float},
     "resume": str | None,
-    "logger": {"progress": bool},
+    "logger": _LOGGER,
 }
 EXPORT = {"run": str, "format": str, "out": str | None}
 SOURCE = {"path": str, "labels": {"path": str | None, "kind": str | None}, "entry": int}
@@ -161,8 +164,18 @@ def _of_a_run(values):
         "ridge": values["ridge"],
         "batch_size": values["target"]["batch_size"],
         "every_s": values["checkpoint"]["every_s"],
-        "show": values["logger"]["progress"],
+        **_shown(values["logger"]),
     }
+
+
+def _shown(section):
+    """What shows a run while it learns: `show`, whether there is progress, and `mirrored`."""
+    wanted = {key: section[key] for key in _WANDB if key in section}
+    if not wanted:
+        return {"show": section["progress"], "mirrored": track.nowhere}
+    from kipx import wandb_log
+
+    return {"show": section["progress"], "mirrored": wandb_log.build(**wanted)}
 
 
 def load(values):
@@ -189,7 +202,7 @@ def plan(values):
     if values["resume"] is not None:
         raise checks.UserError("resume: kipx plan is for new runs, expected null; take the run's own overrides")
     posed = distill(values)
-    del posed["show"]
+    del posed["show"], posed["mirrored"]
     pool, size = values["engine"]["_target_"] == "kipx.engine.pool.build", values["engine"].get("block_size")
     spread = [m.engine.layout if pool else sharded.layout(m.kernel_fn, size) for m in posed["members"]]
     return {"posed": posed, "spread": spread, **values["plan"]}
@@ -214,7 +227,7 @@ def transfer(values, distilled):
         "evaluations": evaluations,
         "validation": validation,
         "every_s": values["checkpoint"]["every_s"],
-        "show": values["logger"]["progress"],
+        **_shown(values["logger"]),
     }
 
 

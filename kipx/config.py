@@ -27,8 +27,11 @@ def plain(cfg, schema):
     from omegaconf import OmegaConf  # not needed to build what a run folder's config says
     from omegaconf.errors import OmegaConfBaseException
 
+    cfg = OmegaConf.create(cfg)
+    if not cfg.get("debug"):
+        _check_keys(cfg, schema, "")  # first, since what an unknown one holds may not resolve
     try:
-        values = OmegaConf.to_container(OmegaConf.create(cfg), resolve=True, throw_on_missing=True)
+        values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise checks.UserError(f"config: {str(error).splitlines()[0]}") from error
     if values.pop("debug", False):
@@ -51,13 +54,17 @@ def build(section, path, **more):
     return target(**more, **{key: value for key, value in section.items() if key != "_target_"})
 
 
-def _check(values, schema, prefix):
-    schema = dict.fromkeys(values, schema["*"]) if "*" in schema else schema
+def _check_keys(values, schema, prefix):
     for key in values:
         if key not in schema:
             raise checks.UserError(
                 f"{prefix}{key}: unknown key{_nearest(key, schema)}; kipx <command> --help lists them"
             )
+
+
+def _check(values, schema, prefix):
+    schema = dict.fromkeys(values, schema["*"]) if "*" in schema else schema
+    _check_keys(values, schema, prefix)
     for key, expected in schema.items():
         path, value = f"{prefix}{key}", values.get(key)
         if expected is CALL:

@@ -5,11 +5,46 @@ import json
 import os
 import pathlib
 import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from kipx.artifacts import METRICS, write
+
+
+class Shown(NamedTuple):
+    """A support set to be looked at."""
+
+    picture: bytes  # PNG
+    pixels: Any  # (n, h, w, c), not preprocessed
+    labels: Any  # (n, classes)
+    class_names: tuple
+
+
+class Mirror(NamedTuple):
+    """Where a run is shown beside its folder; neither function waits or raises.
+
+    Attributes:
+      log: row -> None; a row of metrics.jsonl.
+      see: (step, () -> Shown) -> None; the function is called in another thread, if at all.
+    """
+
+    log: Callable
+    see: Callable
+
+
+SILENT = Mirror(lambda row: None, lambda step, show: None)
+
+
+def nowhere(folder, config, command):
+    """The context manager of a run that is shown nowhere.
+
+    Args:
+      folder: the run folder, which exists; config: resolved, nested dicts; command: that runs.
+    """
+    return contextlib.nullcontext(SILENT)
 
 
 def jsonl(folder, *, after=-1):
@@ -32,6 +67,12 @@ def jsonl(folder, *, after=-1):
             os.fsync(file.fileno())
 
     return log
+
+
+def rows(folder):
+    """The rows of a run folder's metrics.jsonl; [] where there is none."""
+    path = pathlib.Path(folder) / METRICS
+    return read(path) if path.exists() else []
 
 
 def read(path):

@@ -24,7 +24,7 @@ GROUPS = {
     "optimizer": ("adam", "sgd"),
     "network": ("own", "convnet", "convnet3", "convvec", "convvec8", "fc", "myrtle"),
     "trainer": ("sgd",),
-    "logger": ("local", "none"),
+    "logger": ("local", "none", "wandb"),
     "debug": ("tiny",),
     "experiment": (
         "cifar10_fc1",
@@ -59,6 +59,14 @@ ENGINE_KEYS = {
     "sharded": ("engine.coordinator", "engine.num_processes", "engine.process_id"),
     "pool": ("engine.address",),
 }
+LOGGER_KEYS = (
+    "logger.progress",
+    "logger.mode",
+    "logger.project",
+    "logger.entity",
+    "logger.group",
+    "logger.finish_s",
+)
 PLAN_KEYS = ("plan.devices", "plan.calibration_s")  # beside those of distill
 ANALYZE_KEYS = (
     "run",

@@ -193,6 +193,7 @@ def test_help_and_completion_do_not_import_jax(tmp_path):
         (["-sc", "query=bash"], "kipx distill kernel=my", "kernel=myrtle"),
         (["-sc", "query=bash"], "kipx evaluate engine=", "engine=dense"),
         (["-sc", "query=bash"], "kipx plan +demo=", "demo=seeds"),
+        (["-sc", "query=bash"], "kipx distill +wan", ""),
         (["--shell-completion", "install=bash"], "", "complete -o nospace"),
     ]
     for arguments, line, expected in cases:
@@ -202,3 +203,4 @@ def test_help_and_completion_do_not_import_jax(tmp_path):
         )
         assert done.returncode == 0, done.stderr
         assert expected in done.stdout
+        assert "wandb=" not in done.stdout.replace("logger=wandb", ""), "sweeps/wandb is no group"

@@ -33,7 +33,7 @@ LEVELS = [
         "kipx.track",
         "kipx.machine",
     ),
-    ("kipx.report", "kipx.analysis"),
+    ("kipx.report", "kipx.analysis", "kipx.wandb_log"),
     ("kipx.commands", "kipx.config", "kipx.arguments", "kipx.merged"),
     ("kipx.app", "kipx.cli", "kipx.exits", "kipx.jobs", "kipx.sweep"),
 ]
@@ -44,6 +44,7 @@ ALONE = {
     "cupy": "kipx.kernel.gpu",
     "ray": "kipx.engine.workers",
     "dm_pix": "kipx.augment.geometry",
+    "wandb": "kipx.wandb_log",
 }
 
 

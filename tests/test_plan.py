@@ -231,13 +231,16 @@ def test_a_dense_run_that_cannot_fit_is_refused_with_the_setting_that_would(valu
     with pytest.raises(checks.UserError, match=message):
         distill.run(tmp_path / "run", overrides=[], config=chosen, available=machine.Memory(2 * 10**8, None), **run)
     with pytest.raises(checks.UserError, match="the device has 200 MB"):
-        distill.pose(available=machine.Memory(10**12, 2 * 10**8), **{k: v for k, v in run.items() if k != "show"})
+        distill.pose(
+            available=machine.Memory(10**12, 2 * 10**8),
+            **{k: v for k, v in run.items() if k not in ("show", "mirrored")},
+        )
     assert not (tmp_path / "run").exists()
 
 
 def test_what_the_refusal_advises_fits(values):
     chosen = values("kernel=convnet", "kernel.dtype=float64", "engine=blockwise", command="distill")
-    run = {k: v for k, v in arguments.distill(chosen).items() if k != "show"}
+    run = {k: v for k, v in arguments.distill(chosen).items() if k not in ("show", "mirrored")}
     assert distill.pose(available=machine.Memory(2 * 10**8, None), **run).start.step == 0
     chosen["engine"]["block_size"] = [500, 500]
     run["members"] = arguments.distill(chosen)["members"]
@@ -246,7 +249,7 @@ def test_what_the_refusal_advises_fits(values):
 
 
 def test_data_that_cannot_be_held_are_refused_before_they_are_prepared(values):
-    run = {k: v for k, v in arguments.distill(values(command="distill")).items() if k != "show"}
+    run = {k: v for k, v in arguments.distill(values(command="distill")).items() if k not in ("show", "mirrored")}
     run["fit"] = None
     message = r"about 0\.575 MB, this machine has 0\.5 MB; the same, preprocessed would take 0\.46 MB of it: take fewer"
     with pytest.raises(checks.UserError, match=message):

@@ -21,6 +21,7 @@ from kipx import (
     objective,
     sampled,
     support,
+    track,
 )
 from kipx.commands import keep, solving, stop
 from kipx.engine import hosts
@@ -42,7 +43,7 @@ class Problem(NamedTuple):
     tested_from: int  # of the steps that it stops at, the first to be tested
 
 
-def run(folder, *, steps, every_s, show, overrides, config, **posed):
+def run(folder, *, steps, every_s, show, overrides, config, mirrored=track.nowhere, **posed):
     """Distils a data set into a run folder, from the folder's last checkpoint if it has one.
 
     Args:
@@ -51,6 +52,7 @@ def run(folder, *, steps, every_s, show, overrides, config, **posed):
       show: whether to show progress.
       overrides: as typed, for a new run; None for one to go on with, whose folder exists.
       config: resolved config, nested dicts.
+      mirrored: (folder, config, command) -> context manager of a kipx.track.Mirror.
     Returns:
       Summary, as in summary.json.
     Raises:
@@ -63,8 +65,9 @@ def run(folder, *, steps, every_s, show, overrides, config, **posed):
         artifacts.create(folder, config=config, overrides=overrides)
     if posed["labels"]["init"] == "solved":
         problem = _with_solved_labels(folder, problem, posed["members"], posed["ridge"], every_s, show, config)
-    state = _learn(folder, problem, steps, every_s, show, config)
-    return _conclude(folder, problem, state, config)
+    with mirrored(folder, config, "distill") as mirror:
+        state = _learn(folder, problem, steps, every_s, show, config, mirror)
+        return _conclude(folder, problem, state, config)
 
 
 def pose(
@@ -187,14 +190,20 @@ def _check_steps(members, data, n_support, n_target, available):
         cost.check_fits(needs, available.device, "the device")
 
 
-def _learn(folder, problem, steps, every_s, show, config):
+def _learn(folder, problem, steps, every_s, show, config, mirror):
     """From the last checkpoint, or from the start, to the last step."""
-    publish = partial(write_support, pathlib.Path(folder), problem, config)
-    opened = keep.open_run(folder, problem.start, steps=steps, config=config, show=show, publish=publish)
+
+    def publish(state):
+        write_support(pathlib.Path(folder), problem, config, state)
+        mirror.see(state.step, partial(_shown, problem, state))
+
+    seen = {"show": show, "publish": publish, "mirror": mirror}
+    opened = keep.open_run(folder, problem.start, steps=steps, config=config, **seen)
     with stop.signals() as caught, opened as keeper:  # noted until the last checkpoint is on disk
         if keeper.state is None:
             keeper.record({"step": 0, **problem.evaluate(problem.start.images, problem.start.labels)})
             keeper.save(problem.start)
+            mirror.see(0, partial(_shown, problem, problem.start))
         with stop.resumable("distill", folder):
             return _steps(problem, keeper, steps, every_s, caught)
 
@@ -243,9 +252,14 @@ def _conclude(folder, problem, state, config):
 
 def write_results(folder, problem, state, config, summary):
     """Writes support.png, summary.json and manifest.json, when `write_support` has written the last set."""
-    pixels = (problem.preprocessing.invert(x) for x in (problem.initial, state.images))
-    picture = support_png(*pixels, np.asarray(state.labels), problem.data.class_names)
-    keep.close(folder, picture, summary, config)
+    keep.close(folder, _shown(problem, state).picture, summary, config)
+
+
+def _shown(problem, state):
+    """The kipx.track.Shown of a state: its set below the initial one."""
+    before, after = (problem.preprocessing.invert(x) for x in (problem.initial, state.images))
+    labels, names = np.asarray(state.labels), problem.data.class_names
+    return track.Shown(support_png(before, after, labels, names), after, labels, names)
 
 
 def write_support(folder, problem, config, state):

@@ -28,7 +28,7 @@ class Keeper(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_run(folder, start, *, steps, config, show, publish=lambda state: None, **seen):
+def open_run(folder, start, *, steps, config, show, publish=lambda state: None, mirror=track.SILENT, **seen):
     """Opens the Keeper of a run folder; in a process that does not lead, of none.
 
     Args:
@@ -36,6 +36,7 @@ def open_run(folder, start, *, steps, config, show, publish=lambda state: None, 
       start: distill.State, for its structure.
       steps: of the whole run; config: resolved, nested dicts; show: whether to show progress.
       publish: state -> None, as in Keeper.
+      mirror: kipx.track.Mirror; it gets the rows that are there, then each new one.
       **seen: title and measure of the progress, as for `kipx.track.progress`.
     Yields:
       Keeper; its state is the leading process's.
@@ -53,10 +54,13 @@ def open_run(folder, start, *, steps, config, show, publish=lambda state: None, 
             raise checks.UserError(f"steps: expected at least {done}, the steps already done, got {steps}")
         artifacts.write_config(folder, config)  # not before the checkpoint has been accepted
         log = track.jsonl(folder, after=done)
+        for row in track.rows(folder):
+            mirror.log(row)
         with track.progress(steps, done=max(done, 0), show=show, **seen) as show_row:
 
             def record(row):
                 log(row)
+                mirror.log(row)
                 show_row(row)
 
             save = partial(checkpoints.save, manager, config_hash=origin)

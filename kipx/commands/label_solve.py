@@ -24,7 +24,23 @@ class Problem(NamedTuple):
     evaluate: object  # (x_support, y_support) -> metrics
 
 
-def run(folder, *, load, fit, members, draw, form, seed, ridge, batch_size, every_s, show, overrides, config):
+def run(
+    folder,
+    *,
+    load,
+    fit,
+    members,
+    draw,
+    form,
+    seed,
+    ridge,
+    batch_size,
+    every_s,
+    show,
+    overrides,
+    config,
+    mirrored=track.nowhere,
+):
     """Solves for labels into a run folder, from the folder's last sums if it has some.
 
     Args:
@@ -39,6 +55,7 @@ def run(folder, *, load, fit, members, draw, form, seed, ridge, batch_size, ever
       show: whether to show progress.
       overrides: as typed, for a new run; None for one to go on with, whose folder exists.
       config: resolved config, nested dicts.
+      mirrored: (folder, config, command) -> context manager of a kipx.track.Mirror.
     Returns:
       Summary, as in summary.json.
     Raises:
@@ -57,12 +74,13 @@ def run(folder, *, load, fit, members, draw, form, seed, ridge, batch_size, ever
             artifacts.write_config(folder, config)  # its engine may be another
         else:
             artifacts.create(folder, config=config, overrides=overrides)
-    with stop.resumable("label-solve", folder):
+    with mirrored(folder, config, "label-solve") as mirror, stop.resumable("label-solve", folder):
         before = _before(folder, problem)
+        mirror.log({"step": 0, **before})
         known = {"ridge": ridge, "batch": batch_size, "every_s": every_s, "show": show, "config": config}
         solution, time_s = solving.solve(folder, members, form, problem.images, *problem.targets, **known)
         after = {"train_loss": solution.train_loss, **problem.evaluate(problem.images, solution.labels)}
-        return _conclude(folder, problem, solution, before, after, time_s, config)
+        return _conclude(folder, problem, solution, before, after, time_s, config, mirror)
 
 
 def _pose(data, fit, members, draw, seed, ridge):
@@ -89,22 +107,26 @@ def _before(folder, problem):
     return row
 
 
-def _conclude(folder, problem, solution, before, after, time_s, config):
+def _conclude(folder, problem, solution, before, after, time_s, config, mirror):
     """The summary; the leading process writes it with row 1, support.npz, support.png and the manifest."""
     if not hosts.leads():
         return {}
-    track.jsonl(folder, after=0)({"step": 1, **after, "step_time_s": time_s})
+    row = {"step": 1, **after, "step_time_s": time_s}
+    track.jsonl(folder, after=0)(row)
+    mirror.log(row)
     initial = {f"initial_{key}": before[key] for key in ("test_accuracy", "test_mse")}
     solved = {"kept": solution.kept, "directions": len(problem.images), "residual": solution.residual}
     summary = {**after, **initial, "targets": len(problem.targets[0]), "time_s": time_s, "label_solve": solved}
-    _write(pathlib.Path(folder), problem, solution.labels, config, summary)
+    shown = _shown(problem, solution.labels)
+    mirror.see(1, lambda: shown)
+    keep.write_set(folder, problem, problem.images, solution.labels, config)
+    keep.close(pathlib.Path(folder), shown.picture, summary, config)
     return summary
 
 
-def _write(folder, problem, labels, config, summary):
-    keep.write_set(folder, problem, problem.images, labels, config)
-    pixels = problem.preprocessing.invert(problem.images)
-    keep.close(folder, labels_png(pixels, np.asarray(labels), problem.data.class_names), summary, config)
+def _shown(problem, labels):
+    pixels, names = problem.preprocessing.invert(problem.images), problem.data.class_names
+    return track.Shown(labels_png(pixels, np.asarray(labels), names), pixels, np.asarray(labels), names)
 
 
 def table(folder, summary):

@@ -30,7 +30,20 @@ class Problem(NamedTuple):
     test: tuple  # (images, classes), read once
 
 
-def run(folder, *, networks, seed, recipe, evaluations, every_s, show, overrides, config, **posed):
+def run(
+    folder,
+    *,
+    networks,
+    seed,
+    recipe,
+    evaluations,
+    every_s,
+    show,
+    overrides,
+    config,
+    mirrored=track.nowhere,
+    **posed,
+):
     """Trains networks on each set, chooses the step by validation images, and reads the test images once.
 
     Args:
@@ -39,7 +52,7 @@ def run(folder, *, networks, seed, recipe, evaluations, every_s, show, overrides
       seed: >= 0.
       recipe: {'network', 'loss', and the arguments of kipx.finite.train.build}.
       evaluations: >= 1, times that the validation images are read, evenly spaced; the best one is taken.
-      every_s, show, overrides, config: as for `kipx distill`.
+      every_s, show, overrides, config, mirrored: as for `kipx distill`.
       **posed: as for `pose`.
     Returns:
       Summary, as in summary.json.
@@ -55,11 +68,12 @@ def run(folder, *, networks, seed, recipe, evaluations, every_s, show, overrides
     if overrides is not None:
         artifacts.create(folder, config=config, overrides=overrides)
     start = training.start(trainer, problem, networks, jax.random.key(seed))
-    seen = {"title": "transfer", "measured": "validation"}
-    opened = keep.open_run(folder, start, steps=steps, config=config, show=show, **seen)
-    with stop.signals() as caught, opened as keeper, stop.resumable("transfer", folder):
-        last = training.run(trainer, problem, start, keeper, training.Pace(steps, evaluations, every_s, caught))
-    return _conclude(pathlib.Path(folder), trainer, problem, last, config, _origin(config, posed["distilled"]))
+    with mirrored(folder, config, "transfer") as mirror:
+        seen = {"title": "transfer", "measured": "validation", "mirror": mirror}
+        opened = keep.open_run(folder, start, steps=steps, config=config, show=show, **seen)
+        with stop.signals() as caught, opened as keeper, stop.resumable("transfer", folder):
+            last = training.run(trainer, problem, start, keeper, training.Pace(steps, evaluations, every_s, caught))
+        return _conclude(pathlib.Path(folder), trainer, problem, last, config, _origin(config, posed["distilled"]))
 
 
 def pose(*, distilled, load, baselines, augment, validation, seed):
