@@ -1,6 +1,6 @@
 """What logger=wandb costs a step at one row a step: python benchmarks/wandb_overhead.py docs/results/wandb.json
 
-Steps of a real run, in turn ten without the mirror and ten with it, offline, in one process: both see the same load.
+Steps of a real run, in turn five without the mirror and five with it, offline, in one process: both see the same load.
 Beside the medians stands what the mirror takes of the processors, which bounds what a step could lose to it.
 """
 
@@ -19,7 +19,7 @@ from kipx import arguments, artifacts, config, distill, wandb_log
 from kipx.commands import distill as command
 
 RUNS = {"demo: digits, ConvNet": ([], 120), "digits, FC": (["kernel=fc"], 1000)}
-BLOCK, SKIPPED = 10, 20
+BLOCK, SKIPPED = 5, 20
 
 
 def main(path):
