@@ -88,8 +88,9 @@ def test_the_contract_is_what_there_is():
 
 
 @pytest.mark.parametrize(("group", "option"), distilled_with())
-def test_every_option_distils(group, option, tiny_npz, tiny_rgb_npz, prepared, tmp_path):
+def test_every_option_distils(group, option, tiny_npz, tiny_rgb_npz, prepared, tmp_path, monkeypatch):
     """Two steps with the option, on few and small images, with a cheap kernel unless the option is a kernel."""
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     overrides = [f"{group}={option}", "steps=2", "target.batch_size=100", "baseline.draws=1", "logger.progress=false"]
     overrides += [] if group == "kernel" else ["kernel=fc"]
     overrides += ["kernel.depth=1"] if option in ("convnet", "convnet3", "convvec", "sampled") else []
