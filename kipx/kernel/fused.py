@@ -61,8 +61,7 @@ def _of_pairs(architecture, kind):
         ct = [jnp.zeros(c.shape) if isinstance(c, SymbolicZero) else c for c in cts]
         stages = make_stages(architecture, x1.shape[1:])
         sets = images(stages, x1, stds1), images(stages, x2, stds2)
-        g1, logs1 = jnp.zeros_like(x1), stds1
-        g2, logs2 = jnp.zeros_like(x2), stds2
+        (g1, logs1), (g2, logs2) = (jax.tree.map(jnp.zeros_like, pair) for pair in ((x1, stds1), (x2, stds2)))
         if wanted[0] is not None:
             g1, logs1 = _vjp(stages, kinds, *reversed(sets), [c.T for c in ct])
         if wanted[1] is not None:

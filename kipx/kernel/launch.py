@@ -48,7 +48,7 @@ def pull(stages, tiles, kinds, context, out, images1, images2, ct):
         n, none = len(stages) - 1, images1
         for tile in tiles.each():
             first = tile[0] * tiles.sides[1] + tile[2]
-            _forward(stages[:-1], kinds, images1, images2, tile, scratch[:n], stages[-1])
+            _forward(stages, kinds, images1, images2, tile, scratch[:n])
             starts, cts = [none, *scratch[:n]], [none, *scratch[n:], [c.reshape(-1)[first:] for c in ct]]
             for s in range(n, -1, -1):
                 _backward(stages, s, kinds, tiles, images1, images2, tile, starts[s], cts[s + 1], cts[s], gradients[s])
@@ -67,7 +67,7 @@ def walk(stages, s, context, out, images, begin):
     """
     with gpu.on(context, (out, images, begin)) as (out, images, begin):
         n, stage = len(out), stages[s]
-        kernel = _kernel("forward", stage, stages[s - 1] if s else None, stages[s + 1], 1, _entries(images), own=True)
+        kernel = _kernel("forward", stages, s, 1, _entries(images), own=True)
         ntk = images[1]  # of which there is none
         grid = -(-n // stage.units), stage.planes[0]
         kernel(grid, *images, *images, begin, ntk, out, ntk, *_integers(0, 0, 1, n))
@@ -83,28 +83,26 @@ def walk_back(stages, s, context, out, images, begin, ct):
     """
     with gpu.on(context, (out, images, begin, ct)) as ((gradient, planes), images, begin, ct):
         n, stage = len(gradient), stages[s]
-        kernel = _kernel("backward", stage, stages[s - 1] if s else None, stages[s + 1], 1, _entries(images), own=True)
+        kernel = _kernel("backward", stages, s, 1, _entries(images), own=True)
         ntk = images[1]
         numbers = _integers(stage.units, 0, 0, 1, 0, n, n)
         kernel((n, 1), *images, *images, begin, ntk, ct, ntk, planes, ntk, gradient, np.float64(1), *numbers)
 
 
-def _forward(stages, kinds, images1, images2, tile, ends, beyond=None):
-    """Runs stages one after the other; each leaves its (nngp, ntk) in its `ends`."""
+def _forward(stages, kinds, images1, images2, tile, ends):
+    """Runs as many stages as there are `ends`, one after the other; each leaves its (nngp, ntk) in its own."""
     row, rows, column, columns = tile
     start = images1  # of the first, which does not look at it
-    for s, (stage, end) in enumerate(zip(stages, ends, strict=True)):
-        above = stages[s + 1] if s + 1 < len(stages) else beyond
-        kernel = _kernel("forward", stage, stages[s - 1] if s else None, above, kinds, _entries(images1))
-        grid = -(-rows * columns // stage.units), stage.planes[0]
+    for s, end in enumerate(ends):
+        kernel = _kernel("forward", stages, s, kinds, _entries(images1))
+        grid = -(-rows * columns // stages[s].units), stages[s].planes[0]
         kernel(grid, *images1, *images2, *start, *end, *_integers(row, column, columns, rows * columns))
         start = end
 
 
 def _backward(stages, s, kinds, tiles, images1, images2, tile, start, ct, to, gradient):
     (row, rows, column, columns), stage = tile, stages[s]
-    below, above = stages[s - 1] if s else None, stages[s + 1] if s + 1 < len(stages) else None
-    kernel = _kernel("backward", stage, below, above, kinds, _entries(images1))
+    kernel = _kernel("backward", stages, s, kinds, _entries(images1))
     parts, rows_a_block = tiles.parts_a_tile(stage), tiles.rows_a_block(stage)
     numbers = _integers(rows_a_block, row // tiles.rows * parts, row, rows, column, columns, tiles.sides[1])
     kernel((columns, parts), *images1, *images2, *start, *ct, *to, gradient, np.float64(share(stage)), *numbers)
@@ -119,8 +117,9 @@ def _entries(images):
 
 
 @lru_cache
-def _kernel(name, stage, below, above, kinds, entries, own=False):
-    """The compiled kernel of one stage: kernel(grid, *arguments)."""
+def _kernel(name, stages, s, kinds, entries, own=False):
+    """The compiled kernel of stage s: kernel(grid, *arguments)."""
+    stage, below, above = stages[s], stages[s - 1] if s else None, stages[s + 1] if s + 1 < len(stages) else None
     defined = _constants(stage, below, above)
     defined.update(KINDS=kinds, OWN=int(own), BLOCKS=max(1, BLOCKS[name] * THREADS // stage.threads))
     defined.update(WIDE_ENTRIES=entries[0], STD_ENTRIES=entries[1], CHANNELS_WIDE=entries[0] - entries[1])

@@ -6,11 +6,6 @@
 // block of images a and each image b, QUANTITIES maps (HEIGHT, WIDTH): of each layer's log standard deviations, then of
 // the channels' pixels.
 
-struct Kept {  // of a layer before its ReLU, until the cotangents arrive
-    double nngp[PAIR][2];
-    float ntk[PAIR][2];
-};
-
 constexpr float TINY = 1e-37f;
 constexpr int SUMS = (QUANTITIES * HEIGHT * WIDTH + 1) / 2 * 2;  // entries of all quantities, even
 constexpr int STAGED = 2 * THREADS;  // entries of one quantity's row, from every group and from threads left over
@@ -96,7 +91,7 @@ __device__ inline void collect(const double *staged, double *sums, int t, const 
 
 struct Memory {  // of a walk: the rows before this one, forward and backward, before each window
     Values older[STATES], old[STATES], back_older[STATES], back_old[STATES];
-    Kept kept[STATES][2 * STATES - 1];  // the rows of a layer that wait for their cotangents, newest first
+    Values kept[STATES][2 * STATES - 1];  // the rows of a layer that wait for their cotangents, newest first
 };
 
 // Reads row t, takes it through all layers but the last ReLU, and pulls the rows back whose cotangents are complete.
@@ -114,8 +109,7 @@ __device__ inline void step(const Rows &rows, const double *nngp_in, const float
         affine(l, v);
 #pragma unroll
         for (int i = 2 * (LAYERS - 1 - l); i > 0; i--) m.kept[l][i] = m.kept[l][i - 1];
-        for (int p = 0; p < PAIR; p++)
-            for (int c = 0; c < 2; c++) m.kept[l][0].nngp[p][c] = v.nngp[p][c], m.kept[l][0].ntk[p][c] = v.ntk[p][c];
+        m.kept[l][0] = v;
         if (l == LAYERS - 1) break;
         if (inside<EDGE>(at, t - 1 - l)) {
             Angles g[PAIR][2];
@@ -130,7 +124,7 @@ __device__ inline void step(const Rows &rows, const double *nngp_in, const float
         int back = 1 + l - 2 * LAYERS;
         double logs[2] = {0, 0};
         if (inside<EDGE>(at, t + back)) {
-            const Kept &kept = m.kept[l][2 * (LAYERS - 1 - l)];
+            const Values &kept = m.kept[l][2 * (LAYERS - 1 - l)];
             Angles g[PAIR][2];
             angles(l, back, rows, kept.nngp, g);
             relu_vjp(g, kept.ntk, at, ct, logs);
@@ -176,9 +170,7 @@ __device__ inline void walk_back(Rows rows, const double *nngp_in, const float *
 #pragma unroll
     for (int l = 0; l < STATES; l++) {
         clear(m.older[l]), clear(m.old[l]), clear(m.back_older[l]), clear(m.back_old[l]);
-        for (int i = 0; i < 2 * STATES - 1; i++)
-            for (int p = 0; p < PAIR; p++)
-                for (int c = 0; c < 2; c++) m.kept[l][i].nngp[p][c] = 0, m.kept[l][i].ntk[p][c] = 0;
+        for (int i = 0; i < 2 * STATES - 1; i++) clear(m.kept[l][i]);
     }
     for (int t = at.y0; t < at.y1 + 2 * LAYERS; t++, next_rows(rows)) {
         double *staged = sums + SUMS + (t & 1) * QUANTITIES * STAGED;

@@ -48,7 +48,7 @@ struct Rows {  // where a thread reads: this row of image b, and the row of imag
 };
 
 struct Place {  // of a thread
-    int lane, group, unit, k, dy, y0, y1;
+    int lane, group, k, dy, y0, y1;
     float left, right;       // 0 where no column lies to that side
     float valid[PAIR][2];    // 1 where both positions lie inside their images, and the plane counts; else 0
     int half[PAIR][2];       // the upper word of half of that in double precision
@@ -73,7 +73,6 @@ __device__ inline Place place(bool live) {
     Place at;
     at.lane = threadIdx.x % LANES;
     at.group = threadIdx.x / LANES;
-    at.unit = at.group / GROUPS_A_UNIT;
     at.k = FIRST + at.group % GROUPS_A_UNIT;
     at.left = at.lane > 0;
     at.right = at.lane < LANES - 1;
