@@ -34,10 +34,6 @@ CASES = [
     ("fc3", fc(depth=3), (32, 32, 3), 1024, 1024, 1024),
 ]
 ROUNDS, CALLS = 3, 3
-PEAK = {
-    "NVIDIA H200": (67e12, 4.8e12),
-    "NVIDIA H100 80GB HBM3": (67e12, 3.35e12),
-}  # float32 flop/s, bytes/s: data sheets
 
 
 def measure(path):
