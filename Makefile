@@ -1,5 +1,5 @@
 # make demo and make test do all the set-up, on a machine with git, make and Python >= 3.11.
-.PHONY: demo test test-slow test-install lint lock agreement accuracy bench bench-engines bench-plan bench-transfer figures docs clean
+.PHONY: demo test test-slow test-install test-lowest test-newest lint lock agreement accuracy bench bench-engines bench-plan bench-transfer figures docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,6 +18,16 @@ test-slow: $(VENV)/installed
 # the wheel, in an empty environment elsewhere
 test-install: $(VENV)/installed
 	$(BIN)/python tests/install.py
+
+# the default tests on the lowest, and on the newest, versions that setup.cfg allows
+test-lowest: RESOLUTION := lowest-direct
+test-newest: RESOLUTION := highest
+test-lowest test-newest: test-%: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv venv --quiet --clear --python $(PYTHON) build/$*
+	$(BIN)/uv pip install --quiet --python build/$*/bin/python --resolution $(RESOLUTION) \
+		--override requirements.overrides --editable '.[dev,oracle,pool,launchers,ray-launcher]'
+	build/$*/bin/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -64,9 +64,10 @@ def run(state, step, *, steps):
     """
     while state.step < steps:
         state, metrics = step(state)
-        if not np.isfinite(metrics["train_loss"]) or not bool(jnp.isfinite(state.images).all()):
+        learned = state.images, state.labels
+        if not np.isfinite(metrics["train_loss"]) or not all(bool(jnp.isfinite(x).all()) for x in learned):
             raise checks.NumericalError(
-                f"step {state.step}: the loss is {metrics['train_loss']} or the images are not finite; "
+                f"step {state.step}: the loss is {metrics['train_loss']} or the set is not finite; "
                 "raise ridge, set kernel.dtype=float64 or lower optimizer.learning_rate"
             )
         yield state, metrics

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from kipx import krr
+from kipx import checks, krr
 
 BATCH = 1000
 
@@ -18,7 +18,8 @@ def build(engine, x_test, y_test, *, ridge, batch=BATCH, keep=False):
       batch: rows of k_ts held at once; the last one is filled up from the front, so that one compilation serves all.
       keep: whether the Gram matrices of the last images stay in memory, for other labels of the same.
     Returns:
-      (x_support, y_support) -> {'test_accuracy': in [0, 1], 'test_mse': 0.5 * mean squared error}.
+      (x_support, y_support) -> {'test_accuracy': in [0, 1], 'test_mse': 0.5 * mean squared error} and what
+      `krr.condition` tells; it raises NumericalError where that does, or predictions are not finite.
     Source: paper section 3.1.
     """
     n = x_test.shape[0]
@@ -37,13 +38,20 @@ def build(engine, x_test, y_test, *, ridge, batch=BATCH, keep=False):
         return found
 
     def evaluate(x_support, y_support):
-        alpha = krr.solve(engine.gram(x_support), y_support, ridge=ridge)
+        k_ss = engine.gram(x_support)
+        condition = krr.condition(k_ss, ridge=ridge)
+        alpha = krr.solve(k_ss, y_support, ridge=ridge)
         parts = {s: k.astype(jnp.float64) @ alpha for s, k in rows(x_support)}
         kept = [parts[s][at - s :] for s, at in zip(starts, range(0, n, batch), strict=True)]
         predictions = jnp.concatenate(kept)
+        if not bool(jnp.isfinite(predictions).all()):
+            raise checks.NumericalError(
+                "predictions for the test images are not finite; raise ridge or set kernel.dtype=float64"
+            )
         return {
             "test_accuracy": float(krr.accuracy(predictions, y_test)),
             "test_mse": float(krr.half_mse(predictions, y_test)),
+            **condition,
         }
 
     return evaluate

@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float
 
@@ -82,6 +83,41 @@ def loss(
     Source: paper eq. (1); relative ridge and the mean as in the authors' notebook.
     """
     return _loss_and_predictions(k_ss, k_ts, y_support, y_target, ridge)[0]
+
+
+def condition(k_ss: Float[Array, "n_s n_s"], *, ridge: float) -> dict:
+    """How well `solve` can be trusted: the spectrum of k_ss beside the ridge and beside the rounding of its dtype.
+
+    Args:
+      k_ss, ridge: as `solve`.
+    Returns:
+      Floats: 'smallest_eigenvalue' of k_ss in units of its mean diagonal, as ridge is; 'ridge_share', the part that
+      ridge has in the smallest eigenvalue of k_ss + ridge (above 1: k_ss itself is not positive definite);
+      'condition_number' of k_ss + ridge; 'rounding_error', an estimate from above, though no bound, of how far the
+      rounding of k_ss moves predictions: condition number times the dtype's epsilon.
+    Raises:
+      NumericalError: k_ss is not finite, or k_ss + ridge not positive definite.
+    """
+    values = np.asarray(k_ss, np.float64)
+    scale = np.trace(values) / len(values)
+    if not np.isfinite(values).all() or not scale > 0:
+        raise checks.NumericalError(
+            f"k_ss: expected finite numbers with a trace > 0, got a mean diagonal of {scale}; "
+            "look at the images, or set kernel.dtype=float64"
+        )
+    eigenvalues = np.linalg.eigvalsh(values) / scale
+    smallest, largest = float(eigenvalues[0]) + ridge, float(eigenvalues[-1]) + ridge
+    if not smallest > 0:
+        raise checks.NumericalError(
+            f"k_ss + ridge: expected it positive definite, got a smallest eigenvalue of {smallest:.1e} times the mean "
+            "diagonal; raise ridge or set kernel.dtype=float64"
+        )
+    return {
+        "smallest_eigenvalue": smallest - ridge,
+        "ridge_share": ridge / smallest,
+        "condition_number": largest / smallest,
+        "rounding_error": largest / smallest * float(jnp.finfo(k_ss.dtype).eps),
+    }
 
 
 @partial(jax.jit, static_argnames="ridge")

@@ -10,6 +10,7 @@ import numpy as np
 from kipx import checks, evaluate
 from kipx.engine import Engine
 
+_MEANS = ("test_accuracy", "test_mse")
 _DRAW = 0x5A3D  # folded into a step's key, apart from what the sampler folds in
 
 
@@ -72,8 +73,8 @@ def evaluation(members, x_test, y_test, *, ridge, keep=False):
       members: list of Member.
       x_test, y_test, ridge, keep: as for `kipx.evaluate.build`.
     Returns:
-      (x_support, y_support) -> {'test_accuracy', 'test_mse'}; of a family their means by weight, and for each member
-      'test_accuracy_<name>' and 'test_mse_<name>'.
+      (x_support, y_support) -> metrics as from `kipx.evaluate.build`; of a family all of them for each member, as
+      'test_accuracy_<name>', and of accuracy and error the means by weight.
     Source: paper section 3.2, figure 1.
     """
     built = [evaluate.build(member.engine, x_test, y_test, ridge=ridge, keep=keep) for member in members]
@@ -82,7 +83,7 @@ def evaluation(members, x_test, y_test, *, ridge, keep=False):
 
     def measure(x_support, y_support):
         each = [under(x_support, y_support) for under in built]
-        means = {key: float(np.dot(_shares(members), [one[key] for one in each])) for key in each[0]}
+        means = {key: float(np.dot(_shares(members), [one[key] for one in each])) for key in _MEANS}
         named = {f"{key}_{m.name}": one[key] for m, one in zip(members, each, strict=True) for key in one}
         return {**means, **named}
 

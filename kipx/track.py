@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from kipx.artifacts import METRICS, write
+
+DOUBTFUL = 0.1  # of a prediction: its first digit
 
 
 class Shown(NamedTuple):
@@ -84,6 +87,24 @@ def read(path):
         except json.JSONDecodeError:
             break
     return rows
+
+
+def rounding_watch():
+    """Builds watch(metrics): a line on stderr, the first time that a rounding error in them is above `DOUBTFUL`."""
+    said = False
+
+    def watch(metrics):
+        nonlocal said
+        worst = max((value for key, value in metrics.items() if key.startswith("rounding_error")), default=0.0)
+        if worst > DOUBTFUL and not said:
+            said = True
+            print(
+                f"kipx: rounding_error: expected at most {DOUBTFUL}, got {worst:.2g}: the kernel's precision limits "
+                "what is measured; set kernel.dtype=float64 or raise ridge",
+                file=sys.stderr,
+            )
+
+    return watch
 
 
 @contextlib.contextmanager

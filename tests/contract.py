@@ -83,7 +83,8 @@ QUESTIONS = ("images", "labels", "dimension", "spectrum", "robustness", "kernels
 EXPORT_KEYS = ("run", "format", "out")
 EXPORT_FORMATS = ("npz", "torch", "safetensors", "hf")
 IMPORT_KEYS = ("path", "labels.path", "labels.kind", "entry", "ridge", "dataset.data_dir", "kernel.depth")
-METRICS = {"step", "train_loss", "train_accuracy", "test_accuracy", "test_mse", "step_time_s"}
+CONDITION = {"smallest_eigenvalue", "ridge_share", "condition_number", "rounding_error"}
+METRICS = {"step", "train_loss", "train_accuracy", "test_accuracy", "test_mse", "step_time_s"} | CONDITION
 FILES = (
     "config.yaml",
     "overrides.yaml",

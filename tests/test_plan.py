@@ -114,7 +114,7 @@ def test_a_plan_counts_what_a_run_does(engine, tested, values, tmp_path, monkeyp
     sizes = [sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) for path in folders]
     assert 0.5 * sum(sizes) < result["disk_bytes"]["checkpoints"] < 2 * sum(sizes)
     written = (tmp_path / "run" / "metrics.jsonl").stat().st_size
-    assert 0.3 * written < result["disk_bytes"]["metrics"] < 2 * written
+    assert 0.5 * written < result["disk_bytes"]["metrics"] < 2 * written
     assert (tmp_path / "run" / "support.npz").stat().st_size < result["disk_bytes"]["support"]
 
 

@@ -2,6 +2,8 @@
 
 import json
 
+import contract
+
 
 def records(path):
     """The records of an offline run's file: LevelDB's log format, blocks of 32 KiB, behind a header of seven bytes."""
@@ -35,8 +37,7 @@ def history(found):
 
 def metrics(found):
     """The same as in metrics.jsonl."""
-    own = ("step", "train_loss", "train_accuracy", "test_accuracy", "test_mse", "step_time_s")
-    return [{key: row[key] for key in own if key in row} for row in history(found)]
+    return [{key: row[key] for key in contract.METRICS if key in row} for row in history(found)]
 
 
 def opened(found):

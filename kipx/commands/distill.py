@@ -217,11 +217,12 @@ def _steps(problem, keeper, steps, every_s, caught):
     state = problem.start if keeper.state is None else keeper.state
     try:
         for new, metrics in distill.run(state, problem.step, steps=steps):
-            state, row = new, {"step": new.step, **metrics, "step_time_s": time.monotonic() - began}
-            due = checkpoints.due(state.step, steps)
-            if due and (state.step >= problem.tested_from or state.step == steps):
-                row.update(problem.evaluate(state.images, state.labels))
+            row = {"step": new.step, **metrics, "step_time_s": time.monotonic() - began}
+            due = checkpoints.due(new.step, steps)
+            if due and (new.step >= problem.tested_from or new.step == steps):
+                row.update(_tested(problem, new))
             keeper.record(row)
+            state = new  # good: its row is written
             if due and state.step < steps:  # the last one is written below
                 keeper.publish(state)
             if due or time.monotonic() - saved > every_s:
@@ -234,6 +235,13 @@ def _steps(problem, keeper, steps, every_s, caught):
         keeper.save(state)
         keeper.publish(state)
     return state
+
+
+def _tested(problem, state):
+    try:
+        return problem.evaluate(state.images, state.labels)
+    except checks.NumericalError as error:
+        raise checks.NumericalError(f"step {state.step}: {error}, or lower optimizer.learning_rate") from error
 
 
 def _conclude(folder, problem, state, config):

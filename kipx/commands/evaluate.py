@@ -5,7 +5,7 @@ import pathlib
 
 import jax.numpy as jnp
 
-from kipx import checks, sampled, support
+from kipx import checks, sampled, support, track
 from kipx.data import check_set
 
 
@@ -18,8 +18,7 @@ def run(distilled, *, load, members, ridge):
       members: list of kipx.sampled.Member: the kernels to measure with, each with its engine.
       ridge: > 0, dimensionless.
     Returns:
-      {'test_accuracy', 'test_mse'}; equal to what the run said if kernel, engine and ridge are the run's. Of several
-      kernels as from `kipx.sampled.evaluation`.
+      Metrics as from `kipx.sampled.evaluation`; equal to what the run said if kernel, engine and ridge are the run's.
     Raises:
       UserError: the data set's images or classes are not those of the set.
     """
@@ -28,7 +27,9 @@ def run(distilled, *, load, members, ridge):
     check_set(data, distilled.images.shape[1:], len(distilled.class_names))
     x_test, y_test = distilled.preprocess(data.x_test), support.one_hot(data.y_test, data.classes)
     measure = sampled.evaluation(members, jnp.asarray(x_test), y_test, ridge=ridge)
-    return measure(jnp.asarray(distilled.images), jnp.asarray(distilled.labels))
+    metrics = measure(jnp.asarray(distilled.images), jnp.asarray(distilled.labels))
+    track.rounding_watch()(metrics)
+    return metrics
 
 
 def table(result, run):

@@ -56,10 +56,12 @@ def open_run(folder, start, *, steps, config, show, publish=lambda state: None, 
         log = track.jsonl(folder, after=done)
         for row in track.rows(folder):
             mirror.log(row)
+        watch = track.rounding_watch()
         with track.progress(steps, done=max(done, 0), show=show, **seen) as show_row:
 
             def record(row):
                 log(row)
+                watch(row)
                 mirror.log(row)
                 show_row(row)
 

@@ -80,6 +80,7 @@ def run(
         known = {"ridge": ridge, "batch": batch_size, "every_s": every_s, "show": show, "config": config}
         solution, time_s = solving.solve(folder, members, form, problem.images, *problem.targets, **known)
         after = {"train_loss": solution.train_loss, **problem.evaluate(problem.images, solution.labels)}
+        track.rounding_watch()(after)
         return _conclude(folder, problem, solution, before, after, time_s, config, mirror)
 
 

@@ -5,6 +5,7 @@ knows what a step is no better than the step does, and what it says of the kerne
 """
 
 import collections
+import json
 import math
 import os
 import pathlib
@@ -146,7 +147,8 @@ def _leave_traces(folder, problem, config):
         written_s = _seconds(_write, kept, problem, state, config) if hosts.leads() else 0.0
         support = _size(kept / "support.npz") + _size(kept / "support.png")
     times = {"record": statistics.median(record_s), "save": statistics.median(save_s), "close": written_s}
-    return times, {"checkpoint": saved, "row": metrics, "support": support}
+    tested = len(json.dumps(dict.fromkeys(problem.evaluate(problem.initial, problem.labels), 1 / 3)))
+    return times, {"checkpoint": saved, "row": metrics, "tested": tested, "support": support}
 
 
 def _write(folder, problem, state, config):
@@ -192,7 +194,7 @@ def _plan(problem, parts, times, stages, traces, posed):
         "devices": max(told["devices"] for part in calls.values() for told in part),
         **totals,
         "memory_bytes": _memory(problem, posed),
-        "disk_bytes": _disk(traces[1], posed["steps"], totals["counts"]["checkpoints_kept"]),
+        "disk_bytes": _disk(traces[1], posed, **totals["counts"]),
     }
 
 
@@ -276,10 +278,11 @@ def _memory(problem, posed):
     }
 
 
-def _disk(bytes_each, steps, kept):
+def _disk(bytes_each, posed, *, evaluations, saves, checkpoints_kept):
+    tested = evaluations - posed["draws"] - (posed["steps"] > 0)  # the others leave no row
     disk = {
-        "checkpoints": kept * bytes_each["checkpoint"],
-        "metrics": steps * bytes_each["row"],
+        "checkpoints": checkpoints_kept * bytes_each["checkpoint"],
+        "metrics": posed["steps"] * bytes_each["row"] + tested * bytes_each["tested"],
         "support": bytes_each["support"],
     }
     return {**disk, "total": sum(disk.values())}
