@@ -10,25 +10,9 @@ import numpy as np
 import official
 import pytest
 
-from kipx import cli
 from kipx.data.sources import SOURCES
 
 FAST = ["kernel=fc", "debug=tiny"]
-
-
-@pytest.fixture
-def kipx(tmp_path, monkeypatch, capfd):
-    """Runs a command in this process in an empty folder; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["kipx", *arguments])
-        code = cli.run(arguments[0], list(arguments[1:]))
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    run.folder = tmp_path
-    return run
 
 
 def only(folder):
