@@ -52,6 +52,19 @@ def kipx(tmp_path, monkeypatch, capfd):
     return run
 
 
+@pytest.fixture
+def wandb_alone(tmp_path, monkeypatch):
+    """wandb writes into the test's folder, knows no key, and says nothing."""
+    for name in ("DIR", "DATA_DIR", "CACHE_DIR", "CONFIG_DIR"):
+        monkeypatch.setenv(f"WANDB_{name}", str(tmp_path / "wandb_files"))
+    (tmp_path / "wandb_files").mkdir()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")  # which goes over the network
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+
 @pytest.fixture(scope="session")
 def tiny_npz(tmp_path_factory):
     """Real digits, few of them, at half their size, in a user's npz."""

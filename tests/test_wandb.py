@@ -22,17 +22,7 @@ FAST = ["kernel=fc", "debug=tiny"]
 OFFLINE = ["logger=wandb", "logger.mode=offline", "logger.progress=false"]
 
 
-@pytest.fixture(autouse=True)
-def alone(tmp_path, monkeypatch):
-    """wandb writes into the test's folder, knows no key, and says nothing."""
-    for name in ("DIR", "DATA_DIR", "CACHE_DIR", "CONFIG_DIR"):
-        monkeypatch.setenv(f"WANDB_{name}", str(tmp_path / "wandb_files"))
-    (tmp_path / "wandb_files").mkdir()
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")  # which goes over the network
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+pytestmark = pytest.mark.usefixtures("wandb_alone")
 
 
 def rows(folder):
