@@ -1,5 +1,5 @@
 # make demo and make test do all the set-up, on a machine with git, make and Python >= 3.11.
-.PHONY: demo test test-slow test-install lint lock agreement accuracy bench bench-engines bench-plan bench-transfer figures docs clean
+.PHONY: demo test test-slow test-install lint lock agreement accuracy bench bench-engines bench-plan bench-transfer figures reports docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -44,6 +44,10 @@ bench-transfer: $(VENV)/installed
 # Figures 1 to 4 of the paper on digits; goes on where it was stopped
 figures: $(VENV)/installed
 	$(BIN)/python benchmarks/figures.py
+
+# report.html of the demo and of a sweep, and their pictures in docs/
+reports: $(VENV)/installed
+	$(BIN)/python benchmarks/reports.py docs
 
 docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
