@@ -17,7 +17,7 @@ from test_report import DAMAGE, MNIST, write
 
 from kipx import artifacts
 from kipx.commands import report
-from kipx.report import frames, page, runs, sweeps
+from kipx.report import frames, overview, page, runs, sweeps
 from kipx.report.tables import Table
 
 ATTACK = """"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}"""
@@ -193,6 +193,17 @@ def test_a_sweeps_page_tells_runs_apart_and_what_is_not_done(kipx, sweep):
     assert {"./0/report.html", "./2/report.html", "./multirun.yaml"} <= set(hrefs)
     assert "go on with kipx distill resume=" in read(sweep / "2" / "report.html").text
     assert {a["data-label"] for a in seen.of("img") if "data-label" in a} == {"run 0", "run 2"}
+
+
+def test_a_run_whose_labels_came_to_say_another_class_is_shown_too(sweep):
+    path = sweep / "2" / "support.npz"
+    arrays = dict(np.load(path))
+    arrays["labels"] = arrays["labels"][[1, 0, *range(2, 10)]]
+    np.savez(path, **arrays)
+    found = overview.build(sweep, runs.find(sweep)[0], [], [], {}).frames
+    assert found.labels == ["run 0", "run 2"]
+    assert found.names == ["", "", *(str(c) for c in range(2, 10))]
+    assert "(" not in found.note, "none is left out"
 
 
 def test_the_commands_run_just_what_is_not_done(kipx, monkeypatch):
