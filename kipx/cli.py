@@ -152,7 +152,8 @@ def report(cfg):
 
     values = config.plain(cfg, arguments.REPORT)
     html, to, where = values.pop("html") and values["table"] == "runs", values.pop("to"), values.pop("wandb")
-    checks.one_of("to", to or "wandb", ("wandb",))
+    if to is not None:
+        checks.one_of("to", to, ("wandb",))
     table, troubles, path = command.run(**values)
     page, more = command.write_pages(values["run"]) if html else (None, [])
     written = [f"written to {one}" for one in (path, page) if one]

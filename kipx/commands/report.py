@@ -91,13 +91,19 @@ def publish(run, *, project, entity):
       project, entity: where to; None: where W&B has the runs.
     Returns:
       One line on where it is, and on how to publish it where it is not.
+    Raises:
+      UserError: wandb-workspaces is not installed, or the folder cannot be written to.
     """
     folder, whole, both = _found(run)
-    path, url, reason = wandb_report.publish(whole(), [one for one, _ in both], folder, project=project, entity=entity)
+    try:
+        page = whole()
+    except folders.DAMAGE as error:
+        return f"to=wandb: no Report ({_reason(error)})"
+    path, url, reason = wandb_report.publish(page, [one for one, _ in both], folder, project=project, entity=entity)
     if url:
         return f"published at {url}"
     typed = shlex.join(["kipx", "report", f"run={run}", "to=wandb", *_given(project=project, entity=entity)])
-    return f"written to {path}, not published ({reason}); with a key of W&B's WANDB_MODE=online {typed} does"
+    return f"written to {path}, not published ({reason}); once there is a key, WANDB_MODE=online {typed} does it"
 
 
 def _given(**where):
@@ -140,9 +146,12 @@ def _write_page(path, make):
         artifacts.write(name, page.render(make()))
         manifest.enter(path, [pages.NAME])
     except folders.DAMAGE as error:
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        return None, [f"{name}: not written ({reason})"]
+        return None, [f"{name}: not written ({_reason(error)})"]
     return name, []
+
+
+def _reason(error):
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0]
 
 
 def _table2(run, table, out):

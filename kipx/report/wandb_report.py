@@ -8,9 +8,10 @@ import contextlib
 import json
 import pathlib
 import re
+import shlex
 
 from kipx import artifacts, checks, manifest, wandb_log
-from kipx.report import curves, folders, tables
+from kipx.report import curves, folders, pages, tables
 
 NAME = "report.wandb.json"
 TITLE = 128  # characters, at most
@@ -31,7 +32,7 @@ def blocks(page, runs):
     wr = _library()
     ids = {run.name: known["id"] for run in runs if (known := wandb_log.known(run.path))}
     made = [wr.CalloutBlock(text=text) for text in [*page.warnings, *_unknown(runs, ids)]]
-    made.append(wr.UnorderedList(items=[f"{number} {what}" for number, what in page.facts]))
+    made += [wr.UnorderedList(items=[f"{number} {what}" for number, what in page.facts])] if page.facts else []
     made += [wr.CodeBlock(code=page.command)] if page.command else []
     made += _panels(wr, runs, list(ids.values())) if ids else []
     made += [wr.MarkdownBlock(text=text) for text in (*_analysis(runs), *map(tables.markdown, page.tables))]
@@ -111,10 +112,8 @@ def _unknown(runs, ids):
     lacking = [run for run in runs if run.name not in ids]
     if not lacking:
         return []
-    return [
-        f"W&B has no curves and images of {len(lacking)} of {len(runs)} runs; "
-        f"kipx {_command(lacking[0])} resume={lacking[0].path} logger=wandb sends those of the first."
-    ]
+    typed = shlex.join(["kipx", _command(lacking[0]), f"resume={lacking[0].path}", "logger=wandb"])
+    return [f"W&B has no curves and images of {len(lacking)} of {len(runs)} runs; {typed} sends those of the first."]
 
 
 def _command(run):
@@ -145,8 +144,6 @@ def _panels(wr, runs, ids):
 
 def _analysis(runs):
     """What kipx analyze has written of a single run, without its pictures."""
-    from kipx.report import pages
-
     if len(runs) != 1:
         return []
     found = sorted((runs[0].path / pages.ANALYSIS).glob("*.md"))
