@@ -19,6 +19,10 @@ HOME = pathlib.Path("outputs/distill")
 DEMO, SWEEP = HOME / "demo", HOME / "digits_sweep"
 SWEPT = ("-m", "kernel=fc", "kernel.depth=1,3", "optimizer.learning_rate=0.003,0.03", "logger.progress=false")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=5000"),
+    "--run-all-compositor-stages-before-draw",  # else parts of the picture stay blank
+)
 DESKTOP, PHONE, GAP, HEIGHT, COLORS = 900, 390, 30, 1400, 256
 FRAMES = """<!doctype html><body style="margin: 0; display: flex; gap: {gap}px; background: #d9d9e0">
 <iframe src="{page}" style="border: 0; width: {desktop}px; height: {height}px"></iframe>
@@ -51,9 +55,8 @@ def picture(page):
         where = page.resolve().as_uri()
         both.write_text(FRAMES.format(page=where, desktop=DESKTOP, phone=PHONE, gap=GAP, height=HEIGHT))
         size = f"--window-size={DESKTOP + GAP + PHONE},{HEIGHT}"
-        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=9000"]
         own = [f"--user-data-dir={folder}/own", size, f"--screenshot={drawn}", both.as_uri()]
-        subprocess.run([browser, *flags, *own], check=True, capture_output=True, timeout=300)
+        subprocess.run([browser, *FLAGS, *own], check=True, capture_output=True, timeout=300)
         buffer = io.BytesIO()
         fewer = Image.open(drawn).convert("RGB").quantize(COLORS, Image.Quantize.MEDIANCUT, dither=0)
         fewer.save(buffer, format="PNG", optimize=True)
