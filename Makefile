@@ -1,5 +1,6 @@
 # make demo and make test do all the set-up, on a machine with git, make and Python >= 3.11.
-.PHONY: demo test test-slow test-install test-lowest test-newest lint lock agreement accuracy bench bench-engines bench-plan bench-transfer figures docs clean
+.PHONY: demo test test-slow test-install test-lowest test-newest lint lock agreement accuracy bench \
+	bench-engines bench-plan bench-transfer soak figures reports docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -51,9 +52,17 @@ bench-plan: $(VENV)/installed
 bench-transfer: $(VENV)/installed
 	$(BIN)/python benchmarks/transfer.py docs/results/transfer_speed.json docs/transfer_speed.md
 
+# 2,000 steps of the demo, stopped and resumed every 100: memory, files, processes
+soak: $(VENV)/installed
+	$(BIN)/python benchmarks/soak.py docs/results/soak.json docs/reliability.md
+
 # Figures 1 to 4 of the paper on digits; goes on where it was stopped
 figures: $(VENV)/installed
 	$(BIN)/python benchmarks/figures.py
+
+# report.html of the demo and of a sweep, and their pictures in docs/
+reports: $(VENV)/installed
+	$(BIN)/python benchmarks/reports.py docs
 
 docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'

@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from kipx import checks, exits, jobs, sweep
 
 SWEEPS = "hydra.searchpath=[pkg://kipx.sweeps]"  # no config may include one that says this itself
+ONE_OF = {"--multirun": "-m", "--run": "-r", "--cfg": "-c", "--info": "-i"}  # what Hydra does, one at a time
 _failures = []  # of the one job of this process, if it failed; Hydra would print a line of its own
 
 
@@ -25,6 +26,7 @@ def run(commands, command, arguments):
     with sweep.launch() as launch:
         try:
             checks.one_of("command", command, tuple(commands))
+            check_options(arguments)
             _hydra(commands[command], command, [*without_plus(command, arguments), *_resume_folder(arguments)], launch)
         except (Exception, KeyboardInterrupt) as error:
             failed = sweep.close(launch)
@@ -40,10 +42,28 @@ def run(commands, command, arguments):
         return sweep.close(launch)
 
 
+def check_options(arguments):
+    """Refuses options that do not go together, of which Hydra says so in a traceback.
+
+    Raises:
+      UserError: more than one thing is asked for, or --resolve of nothing that is shown.
+    """
+    given = {argument.partition("=")[0] for argument in arguments if argument.startswith("-")}
+    asked = [name for name, short in ONE_OF.items() if given & {name, short}]
+    if given & {"-h", "--help", "--hydra-help"}:
+        return
+    if len(asked) > 1:
+        raise checks.UserError(
+            f"{' '.join(asked)}: expected one of them; --cfg and --info show one job, without a sweep"
+        )
+    if "--resolve" in given and "--cfg" not in asked:
+        raise checks.UserError("--resolve: expected --cfg job beside it, whose values it resolves")
+
+
 def _hydra(command, name, arguments, launch):
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing them itself
     _failures.clear()
-    sys.argv = [sys.argv[0], *_with_sweeps(arguments)]
+    sys.argv = [sys.argv[0], *with_sweeps(arguments)]
     task = partial(_job, command, launch)
     task.__module__ = __name__  # Hydra asks
     hydra.main(version_base="1.3", config_path="pkg://kipx.conf", config_name=name)(task)()
@@ -51,11 +71,11 @@ def _hydra(command, name, arguments, launch):
         raise error
 
 
-def _with_sweeps(arguments):
-    """With the folder of sweeps on the search path; overrides must stand together."""
+def with_sweeps(arguments):
+    """The arguments with the folder of sweeps on the search path, where the overrides are: they must stand together."""
     if {"-sc", "--shell-completion"} & set(arguments):
         return arguments
-    first = next((i for i, a in enumerate(arguments) if "=" in a and not a.startswith("-")), len(arguments))
+    first = next((i for i, a in enumerate(arguments) if a[:1] == "~" or ("=" in a and a[:1] != "-")), 0)
     return [*arguments[:first], SWEEPS, *arguments[first:]]
 
 

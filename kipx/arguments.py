@@ -39,7 +39,8 @@ DISTILL = {
     "logger": _LOGGER,
 }
 PLAN = {**DISTILL, "plan": {"devices": int | None, "calibration_s": float}}
-REPORT = {"run": str, "table": str, "out": str | None, "html": bool}
+_WHERE = {"project": str | None, "entity": str | None}
+REPORT = {"run": str, "table": str, "out": str | None, "html": bool, "to": str | None, "wandb": _WHERE}
 LABEL_SOLVE = {
     **{key: DISTILL[key] for key in ("seed", "ridge", "resume", "dataset", "preprocess", "kernel", "support")},
     "form": CALL,

@@ -9,7 +9,7 @@ import sys
 
 from hydra.core.hydra_config import HydraConfig
 
-from kipx import app, exits
+from kipx import app, checks, exits
 
 HELP = """kipx distils data sets with the kernels of infinitely wide networks.
 
@@ -151,10 +151,13 @@ def report(cfg):
     from kipx.commands import report as command
 
     values = config.plain(cfg, arguments.REPORT)
-    wanted = values.pop("html") and values["table"] == "runs"
+    html, to, where = values.pop("html") and values["table"] == "runs", values.pop("to"), values.pop("wandb")
+    if to is not None:
+        checks.one_of("to", to, ("wandb",))
     table, troubles, path = command.run(**values)
-    page, more = command.write_pages(values["run"]) if wanted else (None, [])
+    page, more = command.write_pages(values["run"]) if html else (None, [])
     written = [f"written to {one}" for one in (path, page) if one]
+    written += [command.publish(values["run"], **where)] if to else []
     closing = [*table.notes, *troubles, *more, *written]
     _print_table(table.title, table.rows, "\n".join(closing), columns=table.columns)
 

@@ -140,11 +140,18 @@ def _begin(folder, config, command, mode, where):
     )
 
 
-def _identity(folder, record):
-    """{'id', 'group'} as kept in the folder; of a new run written before W&B is asked, so that it outlives a kill."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
+def known(folder):
+    """{'id', 'group'} of a run folder's W&B run; None where it has none."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         kept = json.loads((folder / KEPT).read_text())
         return {"id": str(kept["id"]), "group": kept.get("group")}
+    return None
+
+
+def _identity(folder, record):
+    """{'id', 'group'} as kept in the folder; of a new run written before W&B is asked, so that it outlives a kill."""
+    if kept := known(folder):
+        return kept
     given = os.environ.get("WANDB_RUN_ID") if not record else None  # by the agent of a W&B sweep
     made = {"id": given or uuid.uuid4().hex[:8], "group": _sweep(folder) if record else None}
     artifacts.write_json(folder / KEPT, made)
@@ -172,6 +179,15 @@ def _mode(mode):
     if mode == "online":
         raise checks.UserError("found no key; run wandb login, or take logger.mode=offline")
     return "offline"
+
+
+def unreachable():
+    """Why W&B is not to be asked, in one line: WANDB_MODE says so, or there is no key; '' where it may be."""
+    import wandb
+
+    if (mode := os.environ.get("WANDB_MODE") or "online") not in ("online", "shared"):
+        return f"WANDB_MODE is {mode}"
+    return "" if wandb.login(prompt=False) else "wandb found no key"
 
 
 def _log(row, run):

@@ -80,6 +80,7 @@ ANALYZE_KEYS = (
     "kernels",
 )
 QUESTIONS = ("images", "labels", "dimension", "spectrum", "robustness", "kernels")
+REPORT_KEYS = ("run", "table", "out", "html", "to", "wandb.project", "wandb.entity")
 EXPORT_KEYS = ("run", "format", "out")
 EXPORT_FORMATS = ("npz", "torch", "safetensors", "hf")
 IMPORT_KEYS = ("path", "labels.path", "labels.kind", "entry", "ridge", "dataset.data_dir", "kernel.depth")

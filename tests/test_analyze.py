@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
-from test_cli import kipx  # noqa: F401
 from test_config import composed
-from test_transfer import distilled  # noqa: F401
 
 from kipx import arguments, checks, config, manifest, merged
 from kipx.analysis import dimension, images, labels, spectrum, subject
@@ -22,7 +20,7 @@ SMALL = ["debug=tiny", "kernels.convnet.depth=1", "~kernels.convvec8"]
 
 
 @pytest.fixture
-def run(tmp_path, distilled):  # noqa: F811
+def run(tmp_path, distilled):
     """A run folder to write into."""
     return shutil.copytree(distilled, tmp_path / "run")
 
@@ -128,7 +126,7 @@ def test_accuracies_and_gram_matrices_are_numpys_and_computed_once():
     assert calls == [6, 8]
 
 
-def test_all_questions_are_answered_into_the_run_folder(kipx, run):  # noqa: F811
+def test_all_questions_are_answered_into_the_run_folder(kipx, run):
     code, out, err = kipx("analyze", f"run={run}", *SMALL)
     assert (code, err) == (0, "")
     assert tuple(analyze.QUESTIONS) == contract.QUESTIONS
@@ -156,7 +154,7 @@ def test_all_questions_are_answered_into_the_run_folder(kipx, run):  # noqa: F81
     assert {f"analysis/{name}" for name in files} <= set(sums)
 
 
-def test_a_set_alone_is_asked_what_it_can_answer(kipx, run):  # noqa: F811
+def test_a_set_alone_is_asked_what_it_can_answer(kipx, run):
     alone = kipx.folder / "alone.npz"
     shutil.copy(run / "support.npz", alone)
     code, out, _ = kipx("analyze", f"run={alone}", *SMALL, "out=elsewhere", "test_images=10")
@@ -183,7 +181,7 @@ def test_a_set_alone_is_asked_what_it_can_answer(kipx, run):  # noqa: F811
         ("out=run/config.yaml", "out: cannot write to run/config.yaml"),
     ],
 )
-def test_a_mistake_gets_one_line(kipx, run, override, message):  # noqa: F811
+def test_a_mistake_gets_one_line(kipx, run, override, message):
     question = "labels" if "out" in override else "kernels"
     code, out, err = kipx("analyze", "run=run", f"question={question}", *SMALL, override)
     assert (code, out, err.count("\n")) == (2, "", 1)
@@ -205,7 +203,7 @@ def test_a_torn_manifest_is_named_and_none_is_no_matter(tmp_path):
         manifest.enter(tmp_path, ["late"])
 
 
-def test_natural_images_are_as_many_and_even_over_classes(distilled, tiny_npz):  # noqa: F811
+def test_natural_images_are_as_many_and_even_over_classes(distilled, tiny_npz):
     from kipx import artifacts
     from kipx.data import npz
 

@@ -10,25 +10,10 @@ import numpy as np
 import official
 import pytest
 
-from kipx import cli
+from kipx import app
 from kipx.data.sources import SOURCES
 
 FAST = ["kernel=fc", "debug=tiny"]
-
-
-@pytest.fixture
-def kipx(tmp_path, monkeypatch, capfd):
-    """Runs a command in this process in an empty folder; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["kipx", *arguments])
-        code = cli.run(arguments[0], list(arguments[1:]))
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    run.folder = tmp_path
-    return run
 
 
 def only(folder):
@@ -144,6 +129,9 @@ def test_plus_debug_is_debug(kipx):
         (["plan", "plan.devices=few"], "plan.devices: expected an integer or null, got 'few'"),
         (["plan", "resume=nowhere"], "resume: expected a run folder, one with config.yaml, got nowhere"),
         (["plan", "plan.hours=2"], "plan.hours: unknown key or group; kipx plan --help lists them"),
+        (["distill", "-m", "seed=0,1", "--cfg", "job"], "--multirun --cfg: expected one of them"),
+        (["distill", "--info", "config", "--multirun"], "--multirun --info: expected one of them"),
+        (["distill", "--resolve"], "--resolve: expected --cfg job beside it"),
         (["analyze"], "run: expected a value, got none; give run=..."),
         (["analyze", "run=nowhere"], "a run folder with support.npz or an npz, got nowhere"),
         (
@@ -162,6 +150,15 @@ def test_a_mistake_gets_one_line_and_exit_code_2(kipx, arguments, message):
     assert err.count("\n") == 1
     assert out == ""
     assert not list(kipx.folder.rglob("*.*")), "a refused run leaves nothing"
+
+
+@pytest.mark.parametrize(
+    ("typed", "place"),
+    [("--info", 0), ("-m", 0), ("--cfg job ~logger", 2), ("-m seed=0 ridge=1", 1), ("~logger -m", 0)],
+)
+def test_the_folder_of_sweeps_stands_with_the_overrides_and_is_no_options_value(typed, place):
+    arguments = typed.split()
+    assert app.with_sweeps(arguments) == [*arguments[:place], app.SWEEPS, *arguments[place:]]
 
 
 def test_a_learning_rate_that_blows_up_is_a_numerical_failure_with_the_last_good_state_saved(kipx):

@@ -73,6 +73,7 @@ def test_the_contract_is_what_there_is():
         assert OmegaConf.select(composed("run=x", command="transfer"), key, default="absent") != "absent", key
     for command, keys in (
         ("analyze", contract.ANALYZE_KEYS),
+        ("report", contract.REPORT_KEYS),
         ("export", contract.EXPORT_KEYS),
         ("import", contract.IMPORT_KEYS),
     ):

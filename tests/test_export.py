@@ -9,7 +9,6 @@ import numpy as np
 import PIL.Image
 import pytest
 import yaml
-from test_cli import kipx  # noqa: F401
 
 from kipx import artifacts, checks, formats, preprocess
 from kipx.commands import export
@@ -239,14 +238,14 @@ def test_an_export_again_has_the_same_bytes_and_overwrites_nothing_of_others(run
         (["run=run", "formt=npz"], "formt: unknown key or group"),
     ],
 )
-def test_a_mistake_gets_one_line_and_exit_code_2(kipx, tmp_path, arguments, message):  # noqa: F811
+def test_a_mistake_gets_one_line_and_exit_code_2(kipx, tmp_path, arguments, message):
     save(tmp_path / "run", preprocess.standardize())
     code, out, err = kipx("export", *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert message in err
 
 
-def test_a_run_goes_out_and_comes_back_with_the_same_number(kipx, tmp_path):  # noqa: F811
+def test_a_run_goes_out_and_comes_back_with_the_same_number(kipx, tmp_path):
     home = f"dataset.data_dir={tmp_path}"  # which no export holds
     assert (
         kipx("distill", "kernel=fc", "debug=tiny", "logger=none", "hydra.run.dir=run", "preprocess=zca", home)[0] == 0

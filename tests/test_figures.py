@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from test_cli import kipx  # noqa: F401
 from test_config import composed
-from test_transfer import distilled  # noqa: F401
 
 from kipx import arguments, artifacts, checks, config, merged
 from kipx.commands import report
@@ -22,7 +20,7 @@ MSE = points.LOSSES["mse"]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, distilled):  # noqa: F811
+def trained(tmp_path_factory, distilled):
     """A run of transfer as the command leaves it."""
     folder, own = tmp_path_factory.mktemp("trained") / "run", artifacts.load(distilled)
     overrides = [f"run={distilled}", "debug=tiny", "logger=none", "baselines=[natural]"]
@@ -66,7 +64,7 @@ def figure(folder, number, out=None):
     return report.run(folder, table=f"figure{number}", out=out)
 
 
-def test_the_reader_gives_what_the_run_wrote(trained, distilled):  # noqa: F811
+def test_the_reader_gives_what_the_run_wrote(trained, distilled):
     (run,), troubles = transfers.find(trained)
     assert troubles == []
     written = json.loads((trained / "summary.json").read_text())["sets"]
@@ -116,7 +114,7 @@ def test_damaged_runs_are_named_and_left_out(damage, put):
     assert "\n" not in trouble
 
 
-def test_runs_of_other_commands_are_passed_over_and_pass_over_these(put, distilled):  # noqa: F811
+def test_runs_of_other_commands_are_passed_over_and_pass_over_these(put, distilled):
     put("1", [0.7, 0.8])
     shutil.copytree(distilled, put.folder / "distilled")
     assert [run.name for run in transfers.find(put.folder)[0]] == ["1"]
@@ -138,7 +136,7 @@ def test_runs_of_transfer_are_listed_as_they_are(put):
     assert (third["networks"], third["distilled"]) == ("not ended", "")
 
 
-def test_beside_other_runs_the_list_says_where_they_are(put, distilled):  # noqa: F811
+def test_beside_other_runs_the_list_says_where_they_are(put, distilled):
     put("1", [0.7, 0.8])
     shutil.copytree(distilled, put.folder / "distilled")
     table, _, _ = report.run(put.folder, table="runs", out=str(put.folder / "page.md"))
@@ -280,7 +278,7 @@ def test_figures_refuse_a_folder_without_runs_that_have_ended(put):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
-def test_every_figures_sweep_runs_to_its_end_and_is_reported(kipx, distilled, number):  # noqa: F811
+def test_every_figures_sweep_runs_to_its_end_and_is_reported(kipx, distilled, number):
     more = {1: ["network.depth=1"], 3: ["network.width=4,8"]}.get(number, [])
     more += [] if number == 1 else ["step=0,2"]
     typed = ["-m", f"+figure={number}", f"run={distilled}", "debug=tiny", "logger=none", *more]

@@ -45,6 +45,7 @@ ALONE = {
     "ray": "kipx.engine.workers",
     "dm_pix": "kipx.augment.geometry",
     "wandb": "kipx.wandb_log",
+    "wandb_workspaces": "kipx.report.wandb_report",
 }
 
 

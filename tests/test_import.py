@@ -8,7 +8,6 @@ import zipfile
 
 import numpy as np
 import pytest
-from test_cli import kipx  # noqa: F401
 
 from kipx import artifacts, checks, formats, preprocess
 from kipx.commands import import_set
@@ -172,7 +171,7 @@ class Calls:
         return self.calls
 
 
-def test_nothing_in_a_file_is_ever_run(tmp_path, kipx):  # noqa: F811
+def test_nothing_in_a_file_is_ever_run(tmp_path, kipx):
     left = tmp_path / "left"
     attacks = {
         "open": zipped({"data": [[Calls(open, str(left), "w"), None]]}),
@@ -252,7 +251,7 @@ def test_a_tensor_stays_within_its_numbers(offset, size, stride, tmp_path):
         (["path=dc.pt", "dataset=digits", "preprocess=zca", "ridge=0"], "ridge: expected a number > 0, got 0"),
     ],
 )  # fmt: skip
-def test_a_mistake_gets_one_line_and_exit_code_2(kipx, tmp_path, arguments, message):  # noqa: F811
+def test_a_mistake_gets_one_line_and_exit_code_2(kipx, tmp_path, arguments, message):
     content = (FILES / "dc.pt").read_bytes()
     for name in ("dc.pt", "set.zip", "res_DSA_CIFAR10_ConvNet_1ipc.pt"):
         (tmp_path / name).write_bytes(content)
@@ -265,7 +264,7 @@ def test_a_mistake_gets_one_line_and_exit_code_2(kipx, tmp_path, arguments, mess
     assert [p for p in sorted(tmp_path.rglob("*.*")) if p not in before] == [], "a refused import leaves nothing"
 
 
-def test_a_released_npz_becomes_a_run_that_evaluates(kipx, tiny_npz, tmp_path):  # noqa: F811
+def test_a_released_npz_becomes_a_run_that_evaluates(kipx, tiny_npz, tmp_path):
     """The numbers are those of the same images and labels in a set that kipx wrote itself."""
     data = np.load(tiny_npz)
     fitted = preprocess.zca()(data["x_train"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from hydra import compose, initialize_config_module
-from test_cli import kipx, only  # noqa: F401
+from test_cli import only
 
 from kipx import arguments, artifacts, checks, config, krr, support, track
 from kipx.commands import distill, solving, stop
@@ -40,7 +40,7 @@ def solve(tmp_path, tiny_npz):
     return run
 
 
-def test_solved_then_evaluated_gives_the_same_number(kipx):  # noqa: F811
+def test_solved_then_evaluated_gives_the_same_number(kipx):
     code, out, _ = kipx("label-solve", "kernel=fc", "debug=tiny", "seed=3")
     assert code == 0
     assert "Label Solve over 1297 targets" in out
@@ -61,7 +61,7 @@ def test_solved_then_evaluated_gives_the_same_number(kipx):  # noqa: F811
     assert (again["test_accuracy"], again["test_mse"]) == (summary["test_accuracy"], summary["test_mse"])
 
 
-def test_the_images_are_those_that_distill_starts_from_and_a_sweep_has_one_folder_a_seed(kipx):  # noqa: F811
+def test_the_images_are_those_that_distill_starts_from_and_a_sweep_has_one_folder_a_seed(kipx):
     code, _, _ = kipx(
         "label-solve", "-m", "kernel=fc", "debug=tiny", "logger=none", "seed=0,1", "hydra.sweep.dir=sweep"
     )
@@ -208,14 +208,14 @@ def test_the_notebook_s_form_refuses_a_family_at_once():
 
 
 @pytest.mark.parametrize("wrong", ["steps=5", "+steps=5", "labels=learned", "form=best"])
-def test_what_label_solve_does_not_have(kipx, wrong):  # noqa: F811
+def test_what_label_solve_does_not_have(kipx, wrong):
     code, _, err = kipx("label-solve", wrong)
     assert code == 2
     assert err.startswith("kipx: ")
     assert err.count("\n") == 1
 
 
-def test_a_resumed_run_may_change_its_engine_and_nothing_else(kipx):  # noqa: F811
+def test_a_resumed_run_may_change_its_engine_and_nothing_else(kipx):
     assert kipx("label-solve", *FAST, "hydra.run.dir=run")[0] == 0
     before = numbers(kipx.folder / "run")
     code, _, err = kipx("label-solve", "resume=run", "ridge=1e-3")

@@ -13,13 +13,11 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from test_cli import kipx  # noqa: F401
 from test_report import DAMAGE, MNIST, write
-from test_transfer import distilled  # noqa: F401
 
 from kipx import artifacts
 from kipx.commands import report
-from kipx.report import frames, page, runs, sweeps
+from kipx.report import frames, overview, page, runs, sweeps
 from kipx.report.tables import Table
 
 ATTACK = """"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}"""
@@ -49,7 +47,7 @@ class Tags(html.parser.HTMLParser):
 
 
 @pytest.fixture
-def run(tmp_path, distilled):  # noqa: F811
+def run(tmp_path, distilled):
     """A run folder to write into."""
     return shutil.copytree(distilled, tmp_path / "run")
 
@@ -76,7 +74,7 @@ def read(path):
     return Tags(path.read_text())
 
 
-def test_a_runs_page_says_all_and_needs_nothing_else(kipx, run):  # noqa: F811
+def test_a_runs_page_says_all_and_needs_nothing_else(kipx, run):
     (run / "analysis").mkdir()
     shutil.copy(run / "support.png", run / "analysis" / "images.png")
     (run / "analysis" / "images.md").write_text("# Images")
@@ -133,7 +131,7 @@ def test_a_sheet_has_any_shape_of_image(shape, mode):
     np.testing.assert_allclose(shades, 255 * expected, atol=0.51)
 
 
-def test_every_text_is_escaped(kipx, run):  # noqa: F811
+def test_every_text_is_escaped(kipx, run):
     """Class names, config, overrides, messages, environment and file names of someone who means harm."""
     arrays = artifacts.read_npz(run / "support.npz")
     np.savez(run / "support.npz", **arrays | {"class_names": np.array([ATTACK] * 10)})
@@ -175,7 +173,7 @@ def test_every_text_is_escaped(kipx, run):  # noqa: F811
     assert "49" not in Tags(text).text
 
 
-def test_a_sweeps_page_tells_runs_apart_and_what_is_not_done(kipx, sweep):  # noqa: F811
+def test_a_sweeps_page_tells_runs_apart_and_what_is_not_done(kipx, sweep):
     code, out, _ = kipx("report", f"run={sweep}")
     assert code == 0
     begun = f"kipx distill resume={sweep / '2'}"
@@ -197,7 +195,18 @@ def test_a_sweeps_page_tells_runs_apart_and_what_is_not_done(kipx, sweep):  # no
     assert {a["data-label"] for a in seen.of("img") if "data-label" in a} == {"run 0", "run 2"}
 
 
-def test_the_commands_run_just_what_is_not_done(kipx, monkeypatch):  # noqa: F811
+def test_a_run_whose_labels_came_to_say_another_class_is_shown_too(sweep):
+    path = sweep / "2" / "support.npz"
+    arrays = dict(np.load(path))
+    arrays["labels"] = arrays["labels"][[1, 0, *range(2, 10)]]
+    np.savez(path, **arrays)
+    found = overview.build(sweep, runs.find(sweep)[0], [], [], {}).frames
+    assert found.labels == ["run 0", "run 2"]
+    assert found.names == ["", "", *(str(c) for c in range(2, 10))]
+    assert "(" not in found.note, "none is left out"
+
+
+def test_the_commands_run_just_what_is_not_done(kipx, monkeypatch):
     fast = ["kernel=fc", "debug=tiny", "logger=none", "hydra.sweep.dir=sweep"]
     assert kipx("distill", "-m", *fast, "seed=0,1", "target.batch_size=20,9999")[0] == 2
     shutil.rmtree(kipx.folder / "sweep" / "2")
@@ -215,7 +224,7 @@ def test_the_commands_run_just_what_is_not_done(kipx, monkeypatch):  # noqa: F81
     assert [run.config["seed"] for run in found] == [0, 1]
 
 
-def test_a_sweep_none_of_whose_jobs_has_begun_is_told_of(kipx, sweep):  # noqa: F811
+def test_a_sweep_none_of_whose_jobs_has_begun_is_told_of(kipx, sweep):
     for job in ("0", "2"):
         shutil.rmtree(sweep / job)
     code, out, err = kipx("report", f"run={sweep}")
@@ -299,7 +308,7 @@ def test_a_damaged_run_takes_no_others_page_down(harm, run):
     assert "./good" in [a["href"] for a in read(written).of("a")]
 
 
-def test_no_page_where_none_is_wanted_or_can_be(kipx, run):  # noqa: F811
+def test_no_page_where_none_is_wanted_or_can_be(kipx, run):
     for arguments in (["html=false"], ["table=times"]):
         assert kipx("report", f"run={run}", *arguments)[0] == 0
         assert not (run / "report.html").exists()
@@ -332,7 +341,7 @@ FRAME = """<!doctype html><link rel="icon" href="data:,">
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 @pytest.mark.parametrize("width", [390, 1200])
-def test_in_a_browser_the_slider_moves_and_nothing_goes_wrong(kipx, run, sweep, width):  # noqa: F811
+def test_in_a_browser_the_slider_moves_and_nothing_goes_wrong(kipx, run, sweep, width):
     for folder, ends in ((run, ["step 0", "the end"]), (sweep, ["run 0", "run 2"])):
         assert kipx("report", f"run={folder}")[0] == 0
         spied = (folder / "report.html").read_text().replace("</body>", SPY + "</body>")

@@ -4,8 +4,6 @@ import json
 import pathlib
 import sys
 
-from test_transfer import distilled, transfer  # noqa: F401
-
 from kipx import artifacts
 from kipx.report import transfers
 
@@ -13,7 +11,7 @@ sys.path.append(str(pathlib.Path(__file__).parents[1] / "benchmarks"))
 import publish
 
 
-def test_a_run_of_transfer_is_published_without_its_networks(transfer, distilled, tmp_path):  # noqa: F811
+def test_a_run_of_transfer_is_published_without_its_networks(transfer, distilled, tmp_path):
     transfer("run", "baselines=[]")
     assert any((tmp_path / "run" / "checkpoints").iterdir())
     publish.publish(tmp_path / "run", tmp_path / "kept")
@@ -26,7 +24,7 @@ def test_a_run_of_transfer_is_published_without_its_networks(transfer, distilled
     assert after.rows == before.rows
 
 
-def test_a_run_of_distill_is_published_with_its_last_checkpoint(distilled, tmp_path):  # noqa: F811
+def test_a_run_of_distill_is_published_with_its_last_checkpoint(distilled, tmp_path):
     publish.publish(distilled, tmp_path / "kept")
     assert [path.name for path in (tmp_path / "kept" / "checkpoints").iterdir()] == ["2"]
     before, after = (artifacts.load(folder, step=2) for folder in (distilled, tmp_path / "kept"))

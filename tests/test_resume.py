@@ -12,7 +12,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_module
 
-from kipx import arguments, artifacts, checks, cli, config
+from kipx import arguments, artifacts, checks, config
 from kipx.commands import distill
 
 ARGUMENTS = [
@@ -29,19 +29,6 @@ KIPX = [sys.executable, "-c", "from kipx.cli import main; main()"]
 def start(folder, *arguments):
     command = [*KIPX, *(arguments or ARGUMENTS)]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-@pytest.fixture
-def finish(monkeypatch, capfd):
-    """finish(folder, command, *overrides) goes on in this process; returns exit code, stdout and stderr."""
-
-    def run(folder, command, *overrides):
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["kipx"])
-        code = cli.run(command, list(overrides))
-        return code, *capfd.readouterr()
-
-    return run
 
 
 def run_until(folder, step):
@@ -76,17 +63,17 @@ def same_end(folder, whole):
 
 
 @pytest.mark.parametrize("step", [0, 5, 39, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 23))])
-def test_kill_9_loses_nothing(step, whole, tmp_path, finish):
+def test_kill_9_loses_nothing(step, whole, tmp_path, kipx):
     process = run_until(tmp_path, step)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    code, _, err = finish(tmp_path, "distill", "resume=run")
+    code, _, err = kipx("distill", "resume=run")
     assert code == 0, err
     assert same_end(tmp_path / "run", whole)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_first(number, code, whole, tmp_path, finish):
+def test_a_signal_saves_first(number, code, whole, tmp_path, kipx):
     process = run_until(tmp_path, 3)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -95,7 +82,7 @@ def test_a_signal_saves_first(number, code, whole, tmp_path, finish):
     saved = max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit())
     assert saved == rows(tmp_path / "run")[-1]["step"]
     assert artifacts.load(tmp_path / "run").images.shape == (10, 8, 8, 1), "a run that has not ended can be used"
-    assert finish(tmp_path, "distill", "resume=run")[0] == 0
+    assert kipx("distill", "resume=run")[0] == 0
     assert same_end(tmp_path / "run", whole)
 
 
@@ -106,8 +93,8 @@ def done(whole, tmp_path):
     return tmp_path
 
 
-def test_a_finished_run_can_go_further(done, finish):
-    code, _, err = finish(done, "distill", "resume=run", "steps=42", "engine=dense", "logger=none")
+def test_a_finished_run_can_go_further(done, kipx):
+    code, _, err = kipx("distill", "resume=run", "steps=42", "engine=dense", "logger=none")
     assert code == 0, err
     assert rows(done / "run")[-1]["step"] == 42
     config = yaml.safe_load((done / "run" / "config.yaml").read_text())
@@ -124,26 +111,26 @@ def test_a_finished_run_can_go_further(done, finish):
         (["steps=3"], "steps: expected at least 40, the steps already done, got 3"),
     ],
 )
-def test_what_a_resumed_run_may_not_change(done, arguments, message, finish):
+def test_what_a_resumed_run_may_not_change(done, arguments, message, kipx):
     before = (done / "run" / "config.yaml").read_bytes()
-    code, _, err = finish(done, "distill", "resume=run", *arguments)
+    code, _, err = kipx("distill", "resume=run", *arguments)
     assert (code, message in err) == (2, True), err
     assert (done / "run" / "config.yaml").read_bytes() == before
 
 
-def test_a_checkpoint_of_another_config_is_refused(done, finish):
+def test_a_checkpoint_of_another_config_is_refused(done, kipx):
     path = done / "run" / "config.yaml"
     path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
-    code, _, err = finish(done, "distill", "resume=run")
+    code, _, err = kipx("distill", "resume=run")
     assert code == 2
     assert "is of another config than config.yaml" in err
 
 
-def test_a_damaged_checkpoint_is_named(done, finish):
+def test_a_damaged_checkpoint_is_named(done, kipx):
     for path in (done / "run" / "checkpoints" / "40").rglob("*"):
         if path.is_file() and os.path.getsize(path) > 0:
             path.write_bytes(b"")
-    code, _, err = finish(done, "distill", "resume=run")
+    code, _, err = kipx("distill", "resume=run")
     assert code == 2, err
     assert "checkpoint at step 40" in err
     assert "Traceback" not in err
@@ -190,12 +177,12 @@ def test_augmented_targets_are_the_same_after_a_break(tmp_path, whole):
     assert rows(tmp_path / "whole")[1]["train_loss"] != rows(whole)[1]["train_loss"]
 
 
-def test_several_sigterms_save_as_well(whole, tmp_path, finish):
+def test_several_sigterms_save_as_well(whole, tmp_path, kipx):
     process = run_until(tmp_path, 3)
     for _ in range(3):
         process.send_signal(signal.SIGTERM)
         time.sleep(0.003)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
-    assert finish(tmp_path, "distill", "resume=run")[0] == 0
+    assert kipx("distill", "resume=run")[0] == 0
     assert same_end(tmp_path / "run", whole)

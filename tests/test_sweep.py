@@ -128,21 +128,14 @@ def test_a_command_runs_where_the_user_was(run, tmp_path, capfd):
 
 
 @pytest.fixture
-def kipx(tmp_path, monkeypatch, capfd):
-    """A sweep of cheap distillations into tmp_path/sweep; returns exit code and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def swept(*overrides):
-        arguments = ["-m", "kernel=fc", "kernel.depth=1", "debug=tiny", "hydra.sweep.dir=sweep", *overrides]
-        monkeypatch.setattr(sys, "argv", ["kipx", "distill"])
-        return cli.run("distill", arguments), capfd.readouterr().err
-
-    return swept
+def swept(kipx):
+    """swept(*overrides): a sweep of cheap distillations into tmp_path/sweep."""
+    return partial(kipx, "distill", "-m", "kernel=fc", "kernel.depth=1", "debug=tiny", "hydra.sweep.dir=sweep")
 
 
-def test_failed_jobs_are_named_and_the_largest_code_is_the_sweeps(kipx, tmp_path):
+def test_failed_jobs_are_named_and_the_largest_code_is_the_sweeps(swept, tmp_path):
     rates = "optimizer.learning_rate=-1,1e30,0.2"
-    exit_code, err = kipx(rates, "steps=4", "hydra.sweeper.max_batch_size=1")  # where Hydra would stop at the first
+    exit_code, _, err = swept(rates, "steps=4", "hydra.sweeper.max_batch_size=1")  # where Hydra would stop at the first
     assert exit_code == 3
     assert "Traceback" not in err
     *_, first, second, last = err.splitlines()
@@ -158,7 +151,7 @@ def test_failed_jobs_are_named_and_the_largest_code_is_the_sweeps(kipx, tmp_path
     assert artifacts.JOB == jobs.JOB not in manifest["files"]
 
 
-def test_a_fault_of_ours_does_not_take_the_others_down(kipx, tmp_path, monkeypatch):
+def test_a_fault_of_ours_does_not_take_the_others_down(swept, tmp_path, monkeypatch):
     asked = []
 
     def fails(cfg):
@@ -167,29 +160,29 @@ def test_a_fault_of_ours_does_not_take_the_others_down(kipx, tmp_path, monkeypat
             raise ZeroDivisionError("by zero")
 
     monkeypatch.setitem(cli.COMMANDS, "distill", fails)
-    exit_code, err = kipx("seed=0,1")
+    exit_code, _, err = swept("seed=0,1")
     assert (exit_code, asked) == (1, [0, 1])
     assert "Traceback" in err
     assert "kipx: job 0 (kernel=fc kernel.depth=1 debug=tiny seed=0): ZeroDivisionError: by zero" in err
 
 
-def test_an_interrupted_sweep_ends(kipx, tmp_path, monkeypatch):
+def test_an_interrupted_sweep_ends(swept, tmp_path, monkeypatch):
     def interrupted(cfg):
         raise KeyboardInterrupt
 
     monkeypatch.setitem(cli.COMMANDS, "distill", interrupted)
-    assert kipx("seed=0,1")[0] == 130
+    assert swept("seed=0,1")[0] == 130
     assert jobs.read(tmp_path / "sweep" / "0")["code"] == 130
     assert not (tmp_path / "sweep" / "1").exists()
 
 
-def test_failures_of_an_earlier_sweep_in_the_folder_are_not_this_ones(kipx):
-    assert kipx("ridge=-1,-2")[0] == 2
-    assert kipx("hydra.sweep.subdir=new${hydra.job.num}", "seed=0")[0] == 0
+def test_failures_of_an_earlier_sweep_in_the_folder_are_not_this_ones(swept):
+    assert swept("ridge=-1,-2")[0] == 2
+    assert swept("hydra.sweep.subdir=new${hydra.job.num}", "seed=0")[0] == 0
 
 
-def test_a_resumed_job_is_done(kipx, tmp_path, monkeypatch):
-    assert kipx("seed=0")[0] == 0
+def test_a_resumed_job_is_done(swept, tmp_path, monkeypatch):
+    assert swept("seed=0")[0] == 0
     record = jobs.read(tmp_path / "sweep" / "0")
     (tmp_path / "sweep" / "0" / "job.json").write_text(json.dumps({**record, "code": 3, "message": "lost"}))
     assert cli.run("distill", ["resume=sweep/0", "steps=3"]) == 0

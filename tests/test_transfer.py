@@ -10,43 +10,14 @@ import contract
 import jax
 import numpy as np
 import pytest
-from test_cli import kipx, only  # noqa: F401
-from test_config import composed
+from test_cli import only
 
-from kipx import arguments, artifacts, checks, config, merged, track
+from kipx import artifacts, checks, track
 from kipx.augment import grayscale
 from kipx.commands import stop, training
-from kipx.commands import transfer as command
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = ["debug=tiny", "logger=none"]
-
-
-@pytest.fixture(scope="session")
-def distilled(tmp_path_factory, tiny_npz):
-    """A run folder of tiny digits."""
-    from kipx.commands import distill
-
-    folder = tmp_path_factory.mktemp("distilled") / "run"
-    cfg = composed("dataset=npz", f"dataset.path={tiny_npz}", "kernel=convnet", "kernel.depth=1", *TINY)
-    values = config.plain(cfg, arguments.DISTILL)
-    distill.run(folder, overrides=[], config=values, **arguments.distill(values))
-    return folder
-
-
-@pytest.fixture
-def transfer(tmp_path, distilled):
-    """Trains on the tiny set into a folder; `changes` replace built arguments, resume goes on there."""
-
-    def run(name, *overrides, resume=False, **changes):
-        own = artifacts.load(distilled)
-        cfg = composed(f"run={distilled}", *TINY, *overrides, command="transfer")
-        values = config.plain(merged.with_set(cfg, own.config), arguments.TRANSFER)
-        built = {**arguments.transfer(values, own), **changes}
-        return command.run(tmp_path / name, overrides=None if resume else [], config=values, **built)
-
-    run.folder = tmp_path
-    return run
 
 
 def numbers(folder):
@@ -55,7 +26,7 @@ def numbers(folder):
     return rows, json.loads((folder / "summary.json").read_text())["sets"]
 
 
-def test_a_distilled_set_is_trained_on_beside_its_baselines(kipx, distilled):  # noqa: F811
+def test_a_distilled_set_is_trained_on_beside_its_baselines(kipx, distilled):
     code, out, err = kipx("transfer", f"run={distilled}", "debug=tiny", "baselines=[natural,kmeans,herding]")
     assert code == 0, err
     folder = only(kipx.folder / "outputs" / "transfer")
@@ -136,7 +107,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(transfer, monkeypatch, opti
     assert numbers(transfer.folder / "cut") == numbers(transfer.folder / "whole")
 
 
-def test_resume_from_the_command_line(kipx, distilled):  # noqa: F811
+def test_resume_from_the_command_line(kipx, distilled):
     assert kipx("transfer", f"run={distilled}", *TINY, "hydra.run.dir=run")[0] == 0
     before = numbers(kipx.folder / "run")
     code, _, err = kipx("transfer", "resume=run", "logger=local")
@@ -157,7 +128,7 @@ def test_networks_have_the_same_starts_on_every_set_and_seeds_differ(transfer):
     assert recipes[0] != recipes[1]
 
 
-def test_a_set_of_an_earlier_step_is_taken_from_its_checkpoint(kipx, distilled):  # noqa: F811
+def test_a_set_of_an_earlier_step_is_taken_from_its_checkpoint(kipx, distilled):
     code, _, err = kipx("transfer", f"run={distilled}", "step=1", *TINY, "hydra.run.dir=first")
     assert code == 0, err
     first = json.loads((kipx.folder / "first" / "summary.json").read_text())
@@ -212,7 +183,7 @@ def test_a_rate_that_blows_up_names_itself_and_keeps_the_last_good_state(transfe
         (["network=convnet", "network.depth=4"], r"images: 4x4 is too small for 4 pools"),
     ],
 )
-def test_a_mistake_gets_one_line(kipx, distilled, overrides, message):  # noqa: F811
+def test_a_mistake_gets_one_line(kipx, distilled, overrides, message):
     code, _, err = kipx("transfer", f"run={distilled}", *TINY, *overrides)
     assert code == 2, err
     assert re.search(message, err), err
@@ -238,7 +209,7 @@ def released(distilled, tmp_path):
     return path
 
 
-def test_a_released_set_trains_like_the_runs_own_once_its_preprocessing_is_named(kipx, distilled, released, tiny_npz):  # noqa: F811
+def test_a_released_set_trains_like_the_runs_own_once_its_preprocessing_is_named(kipx, distilled, released, tiny_npz):
     told = ["dataset=npz", f"dataset.path={tiny_npz}", "preprocess=standardize", "network=convnet", "network.depth=1"]
     assert kipx("transfer", f"run={released}", *told, *TINY, "hydra.run.dir=released")[0] == 0
     assert kipx("transfer", f"run={distilled}", *TINY, "hydra.run.dir=own")[0] == 0
@@ -262,13 +233,13 @@ def test_a_released_set_trains_like_the_runs_own_once_its_preprocessing_is_named
         (["dataset=digits", "preprocess=standardize", "network=fc", "step=3"], r"step: expected a run folder"),
     ],
 )
-def test_what_a_released_set_lacks_is_asked_for_by_name(kipx, released, told, message):  # noqa: F811
+def test_what_a_released_set_lacks_is_asked_for_by_name(kipx, released, told, message):
     code, _, err = kipx("transfer", f"run={released}", *told, *TINY)
     assert code == 2, err
     assert re.search(message, err), err
 
 
-def test_the_preprocessing_and_the_maker_are_named_as_far_as_they_are_known(kipx, distilled, released, tiny_npz):  # noqa: F811
+def test_the_preprocessing_and_the_maker_are_named_as_far_as_they_are_known(kipx, distilled, released, tiny_npz):
     fixed = ["dataset=npz", f"dataset.path={tiny_npz}"]
     told = ["preprocess=normalize", "preprocess.mean=0.5", "preprocess.std=0.5"]
     expected = {
@@ -287,13 +258,13 @@ def test_the_preprocessing_and_the_maker_are_named_as_far_as_they_are_known(kipx
         assert (summary["preprocessing"], summary.get("made_by")) == (preprocessing, made_by), name
 
 
-def test_a_set_that_says_how_it_was_preprocessed_is_not_told_otherwise(kipx, distilled):  # noqa: F811
+def test_a_set_that_says_how_it_was_preprocessed_is_not_told_otherwise(kipx, distilled):
     code, _, err = kipx("transfer", f"run={distilled}", "preprocess=zca", *TINY)
     assert code == 2
     assert "holds what its images were preprocessed with; leave it out" in err
 
 
-def test_a_file_of_an_unknown_layout_is_refused(kipx, tmp_path):  # noqa: F811
+def test_a_file_of_an_unknown_layout_is_refused(kipx, tmp_path):
     np.savez(tmp_path / "other.npz", pictures=np.zeros((2, 2)))
     code, _, err = kipx("transfer", f"run={tmp_path / 'other.npz'}", "dataset=digits", "preprocess=standardize", *TINY)
     assert code == 2

@@ -15,37 +15,14 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from wandb_files import history, logged, metrics, offline, opened
 
-from kipx import app, arguments, cli, config
+from kipx import app, arguments, config
 
 ROOT = pathlib.Path(__file__).parents[1]
 FAST = ["kernel=fc", "debug=tiny"]
 OFFLINE = ["logger=wandb", "logger.mode=offline", "logger.progress=false"]
 
 
-@pytest.fixture(autouse=True)
-def alone(tmp_path, monkeypatch):
-    """wandb writes into the test's folder, knows no key, and says nothing."""
-    for name in ("DIR", "DATA_DIR", "CACHE_DIR", "CONFIG_DIR"):
-        monkeypatch.setenv(f"WANDB_{name}", str(tmp_path / "wandb_files"))
-    (tmp_path / "wandb_files").mkdir()
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")  # which goes over the network
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-
-
-@pytest.fixture
-def kipx(tmp_path, monkeypatch, capfd):
-    """Runs a command in this process in an empty folder; returns (exit code, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["kipx", *arguments])
-        code = cli.run(arguments[0], list(arguments[1:]))
-        return code, capfd.readouterr().err
-
-    return run
+pytestmark = pytest.mark.usefixtures("wandb_alone")
 
 
 def rows(folder):
@@ -78,7 +55,7 @@ def test_a_resumed_run_is_the_same_run_and_its_last_folder_is_whole(kipx, tmp_pa
     """It began without W&B, as runs whose config knows nothing of it; each sitting offline holds what is there."""
     assert kipx("distill", *FAST, "logger=none", "hydra.run.dir=run")[0] == 0
     for steps in (3, 4):
-        code, err = kipx("distill", "resume=run", f"steps={steps}", *OFFLINE)
+        code, _, err = kipx("distill", "resume=run", f"steps={steps}", *OFFLINE)
         assert code == 0, err
         time.sleep(1)  # wandb's folders have the second in their names
     first, second = offline(tmp_path)
@@ -89,7 +66,7 @@ def test_a_resumed_run_is_the_same_run_and_its_last_folder_is_whole(kipx, tmp_pa
 
 
 def test_the_jobs_of_a_sweep_are_a_group(kipx, tmp_path):
-    code, err = kipx("distill", "-m", *FAST, *OFFLINE, "seed=0,1", "hydra.sweep.dir=overnight")
+    code, _, err = kipx("distill", "-m", *FAST, *OFFLINE, "seed=0,1", "hydra.sweep.dir=overnight")
     assert code == 0, err
     runs = [opened(found) for found in offline(tmp_path)]
     assert {run.run_group for run in runs} == {"overnight"}
@@ -134,7 +111,7 @@ def test_without_network_a_run_is_done_all_the_same(kipx, tmp_path, monkeypatch)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nobody listens
     monkeypatch.setenv("WANDB_API_KEY", 40 * "0")
     online = ["logger=wandb", "logger.mode=online", "logger.progress=false", "logger.finish_s=3"]
-    code, err = kipx("distill", *FAST, *online, "hydra.run.dir=run")
+    code, _, err = kipx("distill", *FAST, *online, "hydra.run.dir=run")
     assert code == 0, err
     (line,) = (line for line in err.splitlines() if line.startswith("kipx: "))
     assert line.startswith("kipx: logger=wandb: ")
@@ -165,7 +142,7 @@ def test_every_sweep_of_wandb_drives_overrides_that_exist(path):
 
 
 def test_they_are_no_group_of_hydra(kipx):
-    code, err = kipx("distill", "+wandb=digits")
+    code, _, err = kipx("distill", "+wandb=digits")
     assert code == 2
     assert "wandb: unknown key" in err
 

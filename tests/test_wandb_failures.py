@@ -11,24 +11,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from kipx import checks, cli, track, wandb_log
+from kipx import checks, track, wandb_log
 from kipx.report import pictures
 
 FAST = ["kernel=fc", "debug=tiny"]
 OFFLINE = ["logger=wandb", "logger.mode=offline", "logger.progress=false"]
-
-
-@pytest.fixture
-def kipx(tmp_path, monkeypatch, capfd):
-    """Runs a command in this process in an empty folder; returns (exit code, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["kipx", *arguments])
-        code = cli.run(arguments[0], list(arguments[1:]))
-        return code, capfd.readouterr().err
-
-    return run
 
 
 def rows(folder):
@@ -144,7 +131,7 @@ def test_what_the_end_of_wandb_raises_is_nobodys_concern(tmp_path, fake, capfd):
 @pytest.mark.parametrize("name", ["init", "log"])
 def test_a_run_whose_logger_fails_is_done_all_the_same(name, kipx, tmp_path, fake):
     fake(**{name: raising(OSError(28, "No space left on device"))})
-    code, err = kipx("distill", *FAST, *OFFLINE, "hydra.run.dir=run")
+    code, _, err = kipx("distill", *FAST, *OFFLINE, "hydra.run.dir=run")
     assert (code, len(err.splitlines())) == (0, 1), err
     assert [row["step"] for row in rows(tmp_path / "run")] == [0, 1, 2]
     assert (tmp_path / "run" / "summary.json").is_file()
@@ -186,7 +173,7 @@ def test_a_run_that_fails_is_told_so(tmp_path, fake):
 
 def test_disabled_does_nothing(kipx, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # cannot be imported
-    code, err = kipx(
+    code, _, err = kipx(
         "distill", *FAST, "logger=wandb", "logger.mode=disabled", "logger.progress=false", "hydra.run.dir=run"
     )
     assert (code, err) == (0, "")
@@ -203,7 +190,7 @@ def test_disabled_does_nothing(kipx, tmp_path, monkeypatch):
     ],
 )
 def test_refusals(override, message, kipx):
-    code, err = kipx("distill", *FAST, "logger=wandb", override)
+    code, _, err = kipx("distill", *FAST, "logger=wandb", override)
     assert code == 2
     assert message in err
 

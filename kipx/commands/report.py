@@ -21,6 +21,7 @@ from kipx.report import (
     table1,
     table2,
     transfers,
+    wandb_report,
 )
 from kipx.report.tables import Table, markdown
 
@@ -73,17 +74,51 @@ def write_pages(run):
     Returns:
       (the page or None, messages on those that could not be written).
     """
+    folder, whole, both = _found(run)
+    alone = any(one.path == folder for one, _ in both)
+    every = [] if alone or not sweeps.read(folder) else both
+    due = [(one.path, partial(make, one)) for one, make in every if _is_old(one.path)]
+    troubles = [trouble for path, make in due for trouble in _write_page(path, make)[1]]
+    written, more = _write_page(folder, whole)
+    return written, [*troubles, *more]
+
+
+def publish(run, *, project, entity):
+    """The same page as a Report of W&B, see kipx.report.wandb_report.publish.
+
+    Args:
+      run: as for `run`.
+      project, entity: where to; None: where W&B has the runs.
+    Returns:
+      One line on where it is, and on how to publish it where it is not.
+    Raises:
+      UserError: wandb-workspaces is not installed, or the folder cannot be written to.
+    """
+    folder, whole, both = _found(run)
+    try:
+        page = whole()
+    except folders.DAMAGE as error:
+        return f"to=wandb: no Report ({_reason(error)})"
+    path, url, reason = wandb_report.publish(page, [one for one, _ in both], folder, project=project, entity=entity)
+    if url:
+        return f"published at {url}"
+    typed = shlex.join(["kipx", "report", f"run={run}", "to=wandb", *_given(project=project, entity=entity)])
+    return f"written to {path}, not published ({reason}); once there is a key, WANDB_MODE=online {typed} does it"
+
+
+def _given(**where):
+    return [f"wandb.{key}={value}" for key, value in where.items() if value]
+
+
+def _found(run):
+    """(folder, () -> its Page, [(run in it, run -> its Page)])."""
     folder = pathlib.Path(run)
     (found, damaged), trained = runs.find(folder), transfers.find(folder)[0]
     both = [*((one, pages.of_run) for one in found), *((one, pages.of_transfer) for one in trained)]
     for one, make in both:
         if one.path == folder:
-            return _write_page(folder, partial(make, one))
-    due = [(one.path, partial(make, one)) for one, make in both if _is_old(one.path)] if sweeps.read(folder) else []
-    troubles = [trouble for path, make in due for trouble in _write_page(path, make)[1]]
-    whole = partial(overview.build, folder, found, trained, damaged, _hrefs(folder, both))
-    written, more = _write_page(folder, whole)
-    return written, [*troubles, *more]
+            return folder, partial(make, one), [(one, make)]
+    return folder, lambda: overview.build(folder, found, trained, damaged, _hrefs(folder, both)), both
 
 
 def _undone(jobs):
@@ -99,7 +134,8 @@ def _hrefs(folder, both):
 def _is_old(path):
     """Whether a page is not there, or older than a file or folder beside it."""
     own = path / pages.NAME
-    others = [part for part in path.iterdir() if part.name not in (pages.NAME, artifacts.MANIFEST)]
+    reports = (pages.NAME, wandb_report.NAME, artifacts.MANIFEST)
+    others = [part for part in path.iterdir() if part.name not in reports]
     return not own.is_file() or any(part.stat().st_mtime > own.stat().st_mtime for part in others)
 
 
@@ -110,9 +146,12 @@ def _write_page(path, make):
         artifacts.write(name, page.render(make()))
         manifest.enter(path, [pages.NAME])
     except folders.DAMAGE as error:
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        return None, [f"{name}: not written ({reason})"]
+        return None, [f"{name}: not written ({_reason(error)})"]
     return name, []
+
+
+def _reason(error):
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0]
 
 
 def _table2(run, table, out):

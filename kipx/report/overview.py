@@ -77,12 +77,15 @@ def _frames(found):
             own = frames.last(run.path)
         except checks.UserError:
             continue
-        if not shown or (own.names, own.columns) == (shown[0].names, shown[0].columns):
+        if not shown or len(own.names) == len(shown[0].names):
             shown.append(own._replace(labels=[f"run {run.name}"]))
     if not shown:
         return None
     labels, sheets = ([getattr(one, part)[0] for one in shown] for part in ("labels", "sheets"))
-    return shown[0]._replace(labels=labels, sheets=sheets, note="The last images of each run.")
+    names = [one[0] if len(set(one)) == 1 else "" for one in zip(*(own.names for own in shown), strict=True)]
+    more = "" if len(shown) == len(found) else f" ({len(shown)} of {len(found)})"
+    note = f"The last images of each run that has as many as the first{more}; named where all labels say the same."
+    return shown[0]._replace(labels=labels, sheets=sheets, names=names, note=note)
 
 
 def _tables(found, trained, jobs):

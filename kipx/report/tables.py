@@ -23,11 +23,14 @@ class Table(NamedTuple):
 
 def markdown(table):
     """The table under a heading, its notes below, as Markdown ending with a newline."""
+    return f"## {table.title}\n\n{body(table)}"
+
+
+def body(table):
+    """The same without the heading."""
     names = [column.lstrip(">") for column in table.columns]
     rule = ["--:" if column.startswith(">") else "---" for column in table.columns]
-    lines = [f"## {table.title}", ""]
-    if table.rows:
-        lines += [_line(names), _line(rule), *map(_line, table.rows), ""]
+    lines = [_line(names), _line(rule), *map(_line, table.rows), ""] if table.rows else []
     for note in table.notes:
         lines += [note, ""]
     return "\n".join(lines)
