@@ -1,6 +1,6 @@
 # make demo and make test do all the set-up, on a machine with git, make and Python >= 3.11.
 .PHONY: demo test test-slow test-install test-lowest test-newest lint lock agreement accuracy bench \
-	bench-engines bench-plan bench-transfer soak figures reports docs clean
+	bench-engines bench-plan bench-transfer determinism soak figures reports docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -51,6 +51,10 @@ bench-plan: $(VENV)/installed
 
 bench-transfer: $(VENV)/installed
 	$(BIN)/python benchmarks/transfer.py docs/results/transfer_speed.json docs/transfer_speed.md
+
+# the same run twice under every engine
+determinism: $(VENV)/installed
+	$(BIN)/python benchmarks/determinism.py docs/results/determinism.json docs/reliability.md
 
 # 2,000 steps of the demo, stopped and resumed every 100: memory, files, processes
 soak: $(VENV)/installed
