@@ -9,14 +9,13 @@ import pathlib
 import platform
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import yaml
 
-from kipx import checks
+from kipx import checks, untrusted
 from kipx.preprocess import Preprocessing
 
 SUPPORT, CONFIG, OVERRIDES, METRICS, MANIFEST, JOB = (
@@ -84,9 +83,8 @@ def read_npz(path):
       UserError: torn, no npz, or with objects; nothing is ever unpickled.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, AttributeError, KeyError, zipfile.BadZipFile) as error:
+        return untrusted.npz(path)
+    except untrusted.Damaged as error:
         raise checks.UserError(f"{path}: is torn or no npz ({error}); take it from the run again") from error
 
 
@@ -199,7 +197,8 @@ def write(path, content):
     """Writes text or bytes so that the file is either the old one or the whole new one."""
     path = pathlib.Path(path)
     part = path.with_name(f".{path.name}.part")
-    with open(part, "wb") as file:
+    part.unlink(missing_ok=True)  # of a run that was killed, or a link to elsewhere
+    with open(part, "xb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
@@ -251,11 +250,13 @@ def read_config(folder):
 
 def _parse(text, path):
     try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise checks.UserError(f"{path}: its config is torn or no YAML; take it from a backup") from error
+        config = untrusted.from_yaml(text)
+    except untrusted.Damaged as error:
+        raise checks.UserError(f"{path}: its config is torn or no YAML ({error}); take it from a backup") from error
     if not isinstance(config, dict):
         raise checks.UserError(f"{path}: expected the config of a run, got {type(config).__name__}")
+    if "${" in json.dumps(config, default=str):
+        raise checks.UserError(f"{path}: its config has an interpolation, ${{...}}, which kipx never writes; remove it")
     return config
 
 

@@ -223,13 +223,17 @@ def _print_table(title, rows, closing, columns=()):
     from rich.table import Table
     from rich.text import Text
 
+    from kipx.checks import printable
+
+    title = Text(printable(title), style="table.title")  # a Text in which brackets are brackets
     table = Table(title=title, title_justify="left", show_header=bool(columns))
     for name in columns:
-        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left")
+        table.add_column(Text(printable(name.lstrip(">"))), justify="right" if name.startswith(">") else "left")
     for row in rows:
-        table.add_row(*map(Text, row))  # in which brackets are brackets
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console()
     if columns and not console.is_terminal:
         console.width = 250  # nobody's screen
     console.print(table)
-    console.print(closing, highlight=False, soft_wrap=True)
+    for line in closing.split("\n"):
+        console.print(Text(printable(line)), soft_wrap=True)

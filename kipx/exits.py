@@ -32,7 +32,7 @@ def explain(error, command):
 
 def say(code, message):
     """Prints the line to stderr; returns the code."""
-    print(f"kipx: {message}", file=sys.stderr)
+    print(f"kipx: {checks.printable(message)}", file=sys.stderr)
     return code
 
 

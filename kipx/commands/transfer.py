@@ -202,9 +202,8 @@ def _origin(config, distilled):
 
 def _said_by_the_kernel(run, step):
     """The test accuracy that the run itself measured, of its last set or at a step; nothing if it is no run."""
-    metrics = pathlib.Path(run) / artifacts.METRICS
-    rows = track.read(metrics) if metrics.is_file() else []
-    said = [row["test_accuracy"] for row in rows if "test_accuracy" in row and step in (None, row["step"])]
+    said = [r["test_accuracy"] for r in track.rows(run) if "test_accuracy" in r and step in (None, r["step"])]
+    said = [share for share in said if isinstance(share, float) and 0 <= share <= 1]
     return {"kernel_test_accuracy": said[-1]} if said else {}
 
 

@@ -1,11 +1,10 @@
 """A user's own arrays from an npz file."""
 
 import pathlib
-import zipfile
 
 import numpy as np
 
-from kipx import checks
+from kipx import checks, untrusted
 from kipx.data import Dataset, check
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -26,17 +25,11 @@ def load(*, path: str | None = None):
             f"dataset.path: expected an npz file with {', '.join(KEYS)}, got {path}, which is no file"
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [key for key in KEYS if key not in file.files]
-            if missing:
-                raise checks.UserError(
-                    f"dataset.path: {path} lacks {', '.join(missing)}; it has {', '.join(file.files)}"
-                )
-            arrays = {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        if isinstance(error, checks.UserError):
-            raise
+        arrays = untrusted.npz(path)
+    except untrusted.Damaged as error:
         raise checks.UserError(f"dataset.path: {path} is not a readable npz of plain arrays: {error}") from error
+    if missing := [key for key in KEYS if key not in arrays]:
+        raise checks.UserError(f"dataset.path: {path} lacks {', '.join(missing)}; it has {', '.join(arrays)}")
     return check(f"dataset.path={path}", _dataset(arrays))
 
 
