@@ -20,6 +20,11 @@ def scheduled(step):
     return step in FIRST_STEPS or (step > FIRST_STEPS[-1] and step % EVERY == 0)
 
 
+def scheduled_until(step):
+    """How many steps from 0 to this one are scheduled."""
+    return sum(first <= step for first in FIRST_STEPS) + max(step // EVERY - FIRST_STEPS[-1] // EVERY, 0)
+
+
 def due(step, steps):
     """Whether a run of so many steps stops at this one to be evaluated and saved: scheduled steps and the last."""
     return scheduled(step) or step == steps

@@ -10,6 +10,9 @@ _SHORT.maxstring = _SHORT.maxother = 200
 _SHORT.maxlong = 40
 
 
+MANY = 10_000  # draws, networks or the like: more are a mistake
+
+
 class UserError(ValueError):
     """The user's mistake: one message, no traceback, exit code 2."""
 
@@ -40,6 +43,11 @@ def not_negative(name, value):
     return _number(name, value, "a number >= 0", lambda v: v >= 0)
 
 
+def below_one(name, value):
+    """Returns `value` if it is a number from 0 to below 1, else raises UserError."""
+    return _number(name, value, "a number from 0 to below 1", lambda v: 0 <= v < 1)
+
+
 def share(name, value):
     """Returns `value` if it is a number from 0 to 1, else raises UserError."""
     return _number(name, value, "a number from 0 to 1", lambda v: 0 <= v <= 1)
@@ -63,6 +71,13 @@ def said(value):
 def printable(text):
     """Text as one line of characters that can be seen, the others as escapes: no terminal obeys what a file says."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def text(name, value):
+    """Returns `value` if it is text, else raises UserError."""
+    if not isinstance(value, str):
+        raise UserError(f"{name}: expected text, got {said(value)}")
+    return value
 
 
 def _number(name, value, expected, fits):

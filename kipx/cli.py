@@ -64,12 +64,12 @@ def plan(cfg):
 
 def evaluate(cfg):
     """Measures a distilled set again."""
-    from kipx import arguments, artifacts, config, merged
+    from kipx import arguments, artifacts, checks, config, merged
     from kipx.commands import evaluate as command
     from kipx.engine import hosts
 
     _start_jax()
-    distilled = artifacts.load(cfg.run)
+    distilled = artifacts.load(checks.text("run", cfg.run))
     values = config.plain(merged.with_run(cfg, distilled.config), arguments.EVALUATE)
     result = command.run(distilled, **arguments.evaluate(values))
     if hosts.leads():
@@ -94,12 +94,12 @@ def transfer(cfg):
 
 def analyze(cfg):
     """Answers questions about a distilled set, and prints each answer as it comes."""
-    from kipx import arguments, artifacts, config, merged
+    from kipx import arguments, artifacts, checks, config, merged
     from kipx.commands import analyze as command
     from kipx.engine import hosts
 
     _start_jax()
-    distilled = artifacts.load(cfg.run)
+    distilled = artifacts.load(checks.text("run", cfg.run))
     values = config.plain(merged.with_run(cfg, distilled.config), arguments.ANALYZE)
     for table, path in command.run(values["run"], distilled, **arguments.analyze(values)):
         closing = [*table.notes, *([f"written to {path}"] if path else [])]
@@ -203,12 +203,12 @@ def _run_in_folder(command, cfg, schema, build):
 
 def _new_or_resumed(cfg, *may_change):
     """(folder, overrides, config): of a new run, or of the one to resume, which has its overrides already."""
-    from kipx import merged
+    from kipx import checks, merged
 
     overrides = list(HydraConfig.get().overrides.task)
     if cfg.resume is None:
         return pathlib.Path(HydraConfig.get().runtime.output_dir), overrides, cfg
-    return pathlib.Path(cfg.resume), None, merged.resumed(cfg, overrides, *may_change)
+    return pathlib.Path(checks.text("resume", cfg.resume)), None, merged.resumed(cfg, overrides, *may_change)
 
 
 def _start_jax():

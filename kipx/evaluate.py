@@ -1,8 +1,9 @@
 """Test accuracy of kernel ridge regression from a support set."""
 
 import jax.numpy as jnp
+import numpy as np
 
-from kipx import krr
+from kipx import checks, krr
 
 BATCH = 1000
 
@@ -19,6 +20,8 @@ def build(engine, x_test, y_test, *, ridge, batch=BATCH, keep=False):
       keep: whether the Gram matrices of the last images stay in memory, for other labels of the same.
     Returns:
       (x_support, y_support) -> {'test_accuracy': in [0, 1], 'test_mse': 0.5 * mean squared error}.
+    Raises:
+      NumericalError: the error is not finite.
     Source: paper section 3.1.
     """
     n = x_test.shape[0]
@@ -41,10 +44,13 @@ def build(engine, x_test, y_test, *, ridge, batch=BATCH, keep=False):
         parts = {s: k.astype(jnp.float64) @ alpha for s, k in rows(x_support)}
         kept = [parts[s][at - s :] for s, at in zip(starts, range(0, n, batch), strict=True)]
         predictions = jnp.concatenate(kept)
-        return {
-            "test_accuracy": float(krr.accuracy(predictions, y_test)),
-            "test_mse": float(krr.half_mse(predictions, y_test)),
-        }
+        test_mse = float(krr.half_mse(predictions, y_test))
+        if not np.isfinite(test_mse):
+            raise checks.NumericalError(
+                f"the test error is {test_mse}: the Gram matrix is not positive definite, or beyond all numbers; raise "
+                "ridge or set kernel.dtype=float64"
+            )
+        return {"test_accuracy": float(krr.accuracy(predictions, y_test)), "test_mse": test_mse}
 
     return evaluate
 

@@ -43,10 +43,15 @@ class Preprocessing(NamedTuple):
         images = np.asarray(images)
         result = np.empty(images.shape, np.float32)
         for part in _parts(images):
-            x = _scaled(images[part], self.mean, self.std)
-            if self.whitening.size:
-                x = (_rows(x, self.unit_norm) @ self.whitening).reshape(x.shape)
-            result[part] = x
+            with np.errstate(over="ignore", invalid="ignore"):  # see below
+                x = _scaled(images[part], self.mean, self.std)
+                if self.whitening.size:
+                    x = (_rows(x, self.unit_norm) @ self.whitening).reshape(x.shape)
+                result[part] = x
+        if not np.isfinite(result).all():
+            raise checks.UserError(
+                "preprocess: images are not finite any more; expected a mean, a deviation and pixels of one scale"
+            )
         return result
 
     def invert(self, x):
@@ -56,7 +61,10 @@ class Preprocessing(NamedTuple):
         for part in _parts(x, at_least=len(self.whitening)):
             own = x[part].astype(np.float64)
             if self.whitening.size:
-                own = np.linalg.solve(self.whitening, own.reshape(len(own), -1).T).T.reshape(own.shape)
+                try:
+                    own = np.linalg.solve(self.whitening, own.reshape(len(own), -1).T).T.reshape(own.shape)
+                except np.linalg.LinAlgError as error:
+                    raise checks.UserError("preprocess: the whitening is singular, and cannot be undone") from error
                 own = own * self.norm + self.centre
             result[part] = own * self.std + self.mean
         return result

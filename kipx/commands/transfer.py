@@ -59,8 +59,8 @@ def run(
     Raises:
       UserError: as `pose`; NumericalError: a loss that is not finite; Stopped: after SIGINT or SIGTERM, state saved.
     """
-    checks.integer("networks", networks, at_least=1)
-    checks.integer("trainer.evaluations", evaluations, at_least=1)
+    checks.integer("networks", networks, at_least=1, at_most=checks.MANY)
+    checks.integer("trainer.evaluations", evaluations, at_least=1, at_most=checks.MANY)
     checks.positive("checkpoint.every_s", every_s)
     trainer, steps = train.build(**recipe), recipe["steps"]
     problem = pose(seed=checks.integer("seed", seed, at_least=0), **posed)

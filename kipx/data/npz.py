@@ -39,5 +39,7 @@ def _dataset(arrays):
         y.astype(np.int64) if np.issubdtype(y.dtype, np.integer) else y for y in (arrays["y_train"], arrays["y_test"])
     ]
     highest = max((int(y.max()) for y in labels if y.size and np.issubdtype(y.dtype, np.integer)), default=0)
-    names = arrays.get("class_names", np.arange(highest + 1))
+    names = arrays.get("class_names", np.arange(min(max(highest, 0), labels[0].size) + 1))  # a class has an image
+    if names.ndim != 1 or not len(names):
+        raise checks.UserError(f"dataset.path: expected class_names (n,), one for each class, got {names.shape}")
     return Dataset(images[0], labels[0], images[1], labels[1], tuple(str(name) for name in names))

@@ -100,5 +100,6 @@ def spread(count, most):
 
 
 def _stretch(image, limits=None):
+    image = image if image.shape[-1] == 3 else image.mean(axis=-1)
     low, high = (image.min(), image.max()) if limits is None else limits
-    return (np.clip(image, low, high) - low).squeeze() / (high - low if high > low else 1)
+    return (np.clip(image, low, high) - low) / (high - low if high > low else 1)
