@@ -1,5 +1,6 @@
 """The run folder: written atomically, read back without trust."""
 
+import errno
 import hashlib
 import importlib.metadata
 import io
@@ -18,14 +19,8 @@ import yaml
 from kipx import checks, untrusted
 from kipx.preprocess import Preprocessing
 
-SUPPORT, CONFIG, OVERRIDES, METRICS, MANIFEST, JOB = (
-    "support.npz",
-    "config.yaml",
-    "overrides.yaml",
-    "metrics.jsonl",
-    "manifest.json",
-    "job.json",
-)
+SUPPORT, CONFIG, OVERRIDES = "support.npz", "config.yaml", "overrides.yaml"
+METRICS, MANIFEST, JOB = "metrics.jsonl", "manifest.json", "job.json"
 _PREFIX = "preprocessing_"
 _WHITENING = _PREFIX + "whitening"
 
@@ -196,6 +191,8 @@ def npz_bytes(arrays):
 def write(path, content):
     """Writes text or bytes so that the file is either the old one or the whole new one."""
     path = pathlib.Path(path)
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "is there, and no file", str(path))  # /dev/null, say
     part = path.with_name(f".{path.name}.part")
     part.unlink(missing_ok=True)  # of a run that was killed, or a link to elsewhere
     with open(part, "xb") as file:
@@ -255,7 +252,7 @@ def _parse(text, path):
         raise checks.UserError(f"{path}: its config is torn or no YAML ({error}); take it from a backup") from error
     if not isinstance(config, dict):
         raise checks.UserError(f"{path}: expected the config of a run, got {type(config).__name__}")
-    if "${" in json.dumps(config, default=str):
+    if any("${" in text for text in untrusted.texts_in(config)):
         raise checks.UserError(f"{path}: its config has an interpolation, ${{...}}, which kipx never writes; remove it")
     return config
 

@@ -24,10 +24,7 @@ def explain(error, command):
         if isinstance(error, kind):
             return code, str(error)
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        return (
-            3,
-            f"out of memory ({checks.printable(error)[:200] or 'no more'}); ask for less; kipx plan says how much",
-        )
+        return 3, f"out of memory ({checks.printable(error)[:200]}); ask for less: kipx plan says what a run takes"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return 2, _in_one_line(error, command)
     if isinstance(error, KeyboardInterrupt):

@@ -75,6 +75,15 @@ def from_yaml(text):
         raise Damaged(f"no plain YAML: {reason(error)}") from error
 
 
+def texts_in(value):
+    """Yields every text in nested dicts and lists, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in (*value, *value.values()) if isinstance(value, dict) else value:
+            yield from texts_in(part)
+
+
 def texts(values):
     """An array of texts, of a list of them.
 

@@ -37,12 +37,13 @@ WORKED, REFUSED, GAVE_OUT, FAULT = "worked", "refused", "numbers gave out", "fau
 KINDS = {"options": fuzz_cases.configs, "data": fuzz_cases.datasets, "run folders": fuzz_cases.harms}
 CASES = {"options": 1200, "data": 300, "run folders": 600}  # of the long target
 PART = 50  # cases that a process takes at a time
+BUILT = ((kernel, "build"), (blockwise, "functions"), (dense, "build"))
 FINISHED = {"summary.json", "manifest.json", "evaluation.json", "plan.json"}
 
 
 def compile_once():
     """Equal kernels and their engines are built once for all cases, and are compiled already the second time."""
-    for module, name in ((kernel, "build"), (blockwise, "functions"), (dense, "build")):
+    for module, name in BUILT:
         setattr(module, name, functools.cache(getattr(module, name)))
 
 
@@ -54,6 +55,8 @@ class Ground:
         np.savez(self.home / "data.npz", **fuzz_cases.sound_data())
         ended = in_process.run(self.home, "distill", *fuzz_cases.COMMANDS["distill"], "hydra.run.dir=given")
         assert ended.code == 0, ended.err
+        record = {"job": 0, "overrides": ["seed=0"], "code": 0, "message": "", "host": "elsewhere", "pid": 1}
+        artifacts.write_json(self.home / "given" / artifacts.JOB, record)
 
     def run(self, case):
         """(outcome, what was wrong or what was said) of a case, in a folder of its own."""
@@ -197,10 +200,10 @@ TEXT = """\
 ## Inputs that nobody thought of
 
 `make test-fuzz` draws random commands: options of every group and of all kinds (wrong types, negative, zero, huge,
-infinite, text, lists, unknown keys), data sets (types, shapes, NaN, constant images, classes without images, labels out of
-range), and run folders with keys changed and bytes torn. Each either works, or is refused with exit code 2 and one line, or
-stops with exit code 3 where the numbers give out. None may end in a traceback, write NaN into a file, or leave what looks
-like a finished run after a refusal.
+infinite, text, lists, unknown keys), data sets (types, shapes, NaN, constant images, classes without images, labels out
+of range), and run folders with keys changed and bytes torn. Each either works, or is refused with exit code 2 and one
+line, or stops with exit code 3 where the numbers give out. None may end in a traceback, write NaN into a file, or leave
+what looks like a finished run after a refusal.
 
 {table}
 

@@ -69,8 +69,8 @@ KEYS = {
 NUMBERS = "-1 0 1 2 3 0.5 1.5 -0.0 1e-30 1e-300 1e30 1e300 1e400 inf -inf nan".split()
 HUGE = [str(10**18), str(2**63), str(10**30), str(-(10**30)), "9" * 400, "9" * 5000]
 WORDS = """
-    null true false '' "" text 'a=b' '${x}' ${nope} ${oc.env:NOPE} ??? \\ %s 'é中😀' '\u202e' $x^{$ .. / /dev/null nowhere
-    given data.npz ~ [] [1] [1,2] [0,0] [natural,natural] [a] [[1],[2]] [null] [1e400,1] {} {a:1} {a:{b:[1]}} ntk nngp float32
+    null true false '' "" text 'a=b' '${x}' ${nope} ${oc.env:NOPE} ??? \\ %s 'é中😀' '\u202e' $x^{$ data.npz/x nowhere
+    given data.npz [] [1] [1,2] [0,0] [natural,natural] [a] [[1],[2]] [null] [1e400,1] {} {a:1} {a:{b:[1]}} ntk nngp float32
     float64 solved onehot constant cosine all images dimension spectrum torch safetensors hf table1 table2 figure1 natural
     times batch layer soft_cross_entropy cross_entropy by_class logits kipx.data.digits.load given/support.npz
     \x1b[31mred""".split()
@@ -92,6 +92,7 @@ SYNTAX = [
     "a@b=c",
     "-x",
 ]
+INSIDE_FOLDER = st.characters(exclude_characters="/~.")  # a random path must lead nowhere else
 NO_END = ("steps", "trainer.steps")  # of which a large number is legal, and takes years
 
 
@@ -119,7 +120,9 @@ def configs():
 
 
 def _override(command):
-    value = st.one_of(*map(st.sampled_from, (NUMBERS, NUMBERS, HUGE, WORDS, WORDS)), st.text(max_size=4).map(repr))
+    value = st.one_of(
+        *map(st.sampled_from, (NUMBERS, NUMBERS, HUGE, WORDS, WORDS)), st.text(INSIDE_FOLDER, max_size=4).map(repr)
+    )
     named = st.tuples(st.sampled_from(KEYS[command].split()), value)
     named = named.filter(lambda pair: not (pair[0] in NO_END and pair[1] == HUGE[0] and command != "plan"))
     groups = [(group, name) for group, names in GROUPS.items() for name in (*names.split(), "nope", "null")]
