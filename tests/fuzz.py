@@ -35,7 +35,7 @@ from kipx.engine import blockwise, dense
 
 WORKED, REFUSED, GAVE_OUT, FAULT = "worked", "refused", "numbers gave out", "faults"
 KINDS = {"options": fuzz_cases.configs, "data": fuzz_cases.datasets, "run folders": fuzz_cases.harms}
-CASES = {"options": 1200, "data": 300, "run folders": 600}  # of the long target
+CASES = {"options": 1700, "data": 150, "run folders": 200}  # of the long target
 PART = 50  # cases that a process takes at a time
 BUILT = ((kernel, "build"), (blockwise, "functions"), (dense, "build"))
 FINISHED = {"summary.json", "manifest.json", "evaluation.json", "plan.json"}
@@ -155,33 +155,31 @@ def _part(kind, cases, key):
         return kind, *explore(Ground(home), kind, cases, key)
 
 
-def main(results, page):
-    """Runs all cases in two processes; writes the counts and the page's section. Exit code 1 if there were faults."""
+def main(results, page, processes="2"):
+    """Runs all cases in so many processes; writes the counts and the page's section. Exit code 1 if there were faults."""
     began, counts, faults = time.monotonic(), {kind: collections.Counter() for kind in KINDS}, []
     parts = [(kind, PART, key) for kind, cases in CASES.items() for key in range(cases // PART)]
     start = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(2, start, max_tasks_per_child=6) as processes:
-        for done in concurrent.futures.as_completed([processes.submit(_part, *part) for part in parts]):
+    with concurrent.futures.ProcessPoolExecutor(int(processes), start, max_tasks_per_child=6) as pool:
+        for done in concurrent.futures.as_completed([pool.submit(_part, *part) for part in parts]):
             kind, found, wrong = done.result()
             counts[kind].update(found)
             faults += [{"case": repr(case), "said": said.splitlines()[-1]} for case, said in wrong.values()]
-            print(f"{sum(map(Counter.total, counts.values()))} cases, {time.monotonic() - began:.0f} s", flush=True)
+            print(f"{sum(of.total() for of in counts.values())} cases, {time.monotonic() - began:.0f} s", flush=True)
     told = {
         "command": "make test-fuzz",
         "environment": artifacts.environment(),
+        "processes": int(processes),
         "time_s": round(time.monotonic() - began),
         "counts": {k: [[*key, n] for key, n in sorted(of.items())] for k, of in counts.items()},
         "faults": faults,
     }
     artifacts.write_json(results, told)
-    write_section(pathlib.Path(page), section(told))
+    _write_section(pathlib.Path(page), _section(told))
     return 1 if faults else 0
 
 
-Counter = collections.Counter
-
-
-def section(told):
+def _section(told):
     """The page's section, in Markdown."""
     outcomes = (WORKED, REFUSED, GAVE_OUT, FAULT)
     rows = []
@@ -193,7 +191,13 @@ def section(told):
     rows.append(("all", "", *map(str, total)))
     table = ["| random | command | cases | " + " | ".join(outcomes) + " |", "|---|---|" + "--:|" * 5]
     table += ["| " + " | ".join(row) + " |" for row in rows]
-    return TEXT.format(table="\n".join(table), total=total[0], minutes=told["time_s"] / 60, **told["environment"])
+    return TEXT.format(
+        table="\n".join(table),
+        total=total[0],
+        minutes=told["time_s"] / 60,
+        processes=told["processes"],
+        **told["environment"],
+    )
 
 
 TEXT = """\
@@ -207,12 +211,12 @@ what looks like a finished run after a refusal.
 
 {table}
 
-{total} cases in {minutes:.0f} minutes on {cpus} cores that others used too; the counts are in
+{total} cases in {minutes:.0f} minutes, {processes} at a time, on {cpus} cores that others used too; the counts are in
 [results/fuzz.json](results/fuzz.json). `make test` tries a few dozen, and `tests/test_untrusted.py` attacks by hand.
 """
 
 
-def write_section(page, text):
+def _write_section(page, text):
     """Puts the text between the page's markers, which a new page gets."""
     before = page.read_text() if page.is_file() else "# Reliability\n\n<!-- fuzz -->\n<!-- /fuzz -->\n"
     marked = f"<!-- fuzz -->\n{text}<!-- /fuzz -->"
