@@ -64,12 +64,16 @@ def run(state, step, *, steps):
     """
     while state.step < steps:
         state, metrics = step(state)
-        if not np.isfinite(metrics["train_loss"]) or not bool(jnp.isfinite(state.images).all()):
+        if not np.isfinite(metrics["train_loss"]) or not _finite(state):
             raise checks.NumericalError(
-                f"step {state.step}: the loss is {metrics['train_loss']} or the images are not finite; "
+                f"step {state.step}: the loss is {metrics['train_loss']} or the images or labels are not finite; "
                 "raise ridge, set kernel.dtype=float64 or lower optimizer.learning_rate"
             )
         yield state, metrics
+
+
+def _finite(state):
+    return bool(jnp.isfinite(state.images).all() and jnp.isfinite(state.labels).all())
 
 
 def joint(images, labels=None):

@@ -41,14 +41,15 @@ class Preprocessing(NamedTuple):
     def apply(self, images):
         """(n, h, w, c) float32 from (n, h, w, c) pixels."""
         images = np.asarray(images)
-        result = np.empty(images.shape, np.float32)
+        result, finite = np.empty(images.shape, np.float32), True
         for part in _parts(images):
             with np.errstate(over="ignore", invalid="ignore"):  # see below
                 x = _scaled(images[part], self.mean, self.std)
                 if self.whitening.size:
                     x = (_rows(x, self.unit_norm) @ self.whitening).reshape(x.shape)
                 result[part] = x
-        if not np.isfinite(result).all():
+            finite = finite and bool(np.isfinite(result[part]).all())
+        if not finite:
             raise checks.UserError(
                 "preprocess: images are not finite any more; expected a mean, a deviation and pixels of one scale"
             )

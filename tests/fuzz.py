@@ -156,7 +156,7 @@ def _part(kind, cases, key):
 
 
 def main(results, page, processes="2"):
-    """Runs all cases in so many processes; writes the counts and the page's section. Exit code 1 if there were faults."""
+    """Runs all cases in so many processes, writes counts and the page's section; exit code 1 if there were faults."""
     began, counts, faults = time.monotonic(), {kind: collections.Counter() for kind in KINDS}, []
     parts = [(kind, PART, key) for kind, cases in CASES.items() for key in range(cases // PART)]
     start = multiprocessing.get_context("spawn")

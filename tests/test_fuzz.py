@@ -33,6 +33,10 @@ STILL_WORK = [
     Case("distill", data=(("class_names", "odd text"),)),
     Case("plan", (f"steps={10**18}",)),
 ]
+GIVE_OUT = [
+    Case("distill", ("kernel.architecture.w_std=1e30",)),
+    Case("label-solve", ("kernel.architecture.w_std=1e30",)),
+]
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +64,12 @@ def test_what_once_ended_in_a_traceback_is_refused(case, ground):
 @pytest.mark.parametrize("case", STILL_WORK, ids=str)
 def test_what_once_ended_in_a_traceback_works(case, ground):
     assert ground.run(case) == (fuzz.WORKED, "")
+
+
+@pytest.mark.parametrize("case", GIVE_OUT, ids=str)
+def test_no_nan_is_written_where_the_numbers_give_out(case, ground):
+    outcome, said = ground.run(case)
+    assert (outcome, said.count("\n")) == (fuzz.GAVE_OUT, 1)
 
 
 def test_a_fault_would_be_seen(ground, tmp_path, monkeypatch):

@@ -517,6 +517,14 @@ def test_nothing_is_written_through_a_link(tmp_path):
     assert not new.exists()
 
 
+def test_nothing_is_written_in_the_place_of_a_device(tmp_path):
+    """As root, out=/dev/null would leave a file there."""
+    os.mkfifo(tmp_path / "device")
+    with pytest.raises(FileExistsError, match="no file"):
+        artifacts.write(tmp_path / "device", "x")
+    assert (tmp_path / "device").is_fifo() and os.listdir(tmp_path) == ["device"]
+
+
 @pytest.mark.parametrize("path", ["../victim", "/etc/passwd", "a/../../victim", "~/victim", "\0"])
 def test_a_manifest_leads_nowhere(path, tmp_path):
     """Its names are compared with those that kipx itself writes, and never opened."""

@@ -217,10 +217,11 @@ def _steps(problem, keeper, steps, every_s, caught):
     state = problem.start if keeper.state is None else keeper.state
     try:
         for new, metrics in distill.run(state, problem.step, steps=steps):
-            state, row = new, {"step": new.step, **metrics, "step_time_s": time.monotonic() - began}
-            due = checkpoints.due(state.step, steps)
-            if due and (state.step >= problem.tested_from or state.step == steps):
-                row.update(problem.evaluate(state.images, state.labels))
+            row = {"step": new.step, **metrics, "step_time_s": time.monotonic() - began}
+            due = checkpoints.due(new.step, steps)
+            if due and (new.step >= problem.tested_from or new.step == steps):
+                row.update(problem.evaluate(new.images, new.labels))
+            state = new  # not before: one that cannot be evaluated is not kept
             keeper.record(row)
             if due and state.step < steps:  # the last one is written below
                 keeper.publish(state)

@@ -8,7 +8,7 @@ import numpy as np
 import kipx
 from kipx import checks
 
-LARGEST = 1e30  # of a pixel, so that squares and sums are finite
+BRIGHTEST = 1e30  # of a pixel, so that squares and sums are finite
 
 
 class Dataset(NamedTuple):
@@ -64,8 +64,8 @@ def check(name, dataset):
             raise checks.UserError(
                 f"{name}: expected finite numbers as {part} images, got {x.dtype} with NaN, inf or text"
             )
-        if max(abs(float(x.min())), float(x.max())) > LARGEST:
-            raise checks.UserError(f"{name}: expected {part} images of pixels up to {LARGEST:g}, got larger ones")
+        if max(abs(float(x.min())), float(x.max())) > BRIGHTEST:
+            raise checks.UserError(f"{name}: expected {part} images of pixels up to {BRIGHTEST:g}, got larger ones")
         if y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= dataset.classes:
             span = f" from {y.min()} to {y.max()}" if y.dtype.kind in "iuf" else ""
             raise checks.UserError(
