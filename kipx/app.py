@@ -56,7 +56,7 @@ def _hydra(command, name, arguments, launch):
         if _begun or launch.opened.get("folder") or isinstance(error, HydraException | OmegaConfBaseException):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__  # Hydra lets some overrides lead it to anything
-        raise checks.UserError(f"overrides: {' '.join(arguments)}: {reason}") from error
+        raise checks.UserError(f"overrides: {checks.said(' '.join(arguments))}: {reason}") from error
     for error in _failures:
         raise error
 

@@ -4,13 +4,11 @@ import math
 import numbers
 import reprlib
 
-LARGEST = 2**63 - 1  # that an array holds
+LARGEST = 2**63 - 1  # integer that an array holds
+MANY = 10_000  # draws, networks or the like: more are a mistake
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
 _SHORT.maxlong = 40
-
-
-MANY = 10_000  # draws, networks or the like: more are a mistake
 
 
 class UserError(ValueError):

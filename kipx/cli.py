@@ -9,7 +9,7 @@ import sys
 
 from hydra.core.hydra_config import HydraConfig
 
-from kipx import app, exits
+from kipx import app, checks, exits
 
 HELP = """kipx distils data sets with the kernels of infinitely wide networks.
 
@@ -64,7 +64,7 @@ def plan(cfg):
 
 def evaluate(cfg):
     """Measures a distilled set again."""
-    from kipx import arguments, artifacts, checks, config, merged
+    from kipx import arguments, artifacts, config, merged
     from kipx.commands import evaluate as command
     from kipx.engine import hosts
 
@@ -94,7 +94,7 @@ def transfer(cfg):
 
 def analyze(cfg):
     """Answers questions about a distilled set, and prints each answer as it comes."""
-    from kipx import arguments, artifacts, checks, config, merged
+    from kipx import arguments, artifacts, config, merged
     from kipx.commands import analyze as command
     from kipx.engine import hosts
 
@@ -203,7 +203,7 @@ def _run_in_folder(command, cfg, schema, build):
 
 def _new_or_resumed(cfg, *may_change):
     """(folder, overrides, config): of a new run, or of the one to resume, which has its overrides already."""
-    from kipx import checks, merged
+    from kipx import merged
 
     overrides = list(HydraConfig.get().overrides.task)
     if cfg.resume is None:
@@ -223,17 +223,15 @@ def _print_table(title, rows, closing, columns=()):
     from rich.table import Table
     from rich.text import Text
 
-    from kipx.checks import printable
-
-    title = Text(printable(title), style="table.title")  # a Text in which brackets are brackets
+    title = Text(checks.printable(title), style="table.title")  # a Text in which brackets are brackets
     table = Table(title=title, title_justify="left", show_header=bool(columns))
     for name in columns:
-        table.add_column(Text(printable(name.lstrip(">"))), justify="right" if name.startswith(">") else "left")
+        table.add_column(Text(checks.printable(name.lstrip(">"))), justify="right" if name.startswith(">") else "left")
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(Text(checks.printable(cell)) for cell in row))
     console = Console()
     if columns and not console.is_terminal:
         console.width = 250  # nobody's screen
     console.print(table)
     for line in closing.split("\n"):
-        console.print(Text(printable(line)), soft_wrap=True)
+        console.print(Text(checks.printable(line)), soft_wrap=True)

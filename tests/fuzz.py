@@ -6,6 +6,7 @@ A case works; or it is refused as the user's mistake, with exit code 2, one line
 finished run; or its numbers give out, with exit code 3 and no summary. All else is a fault: a traceback, NaN in a file.
 """
 
+import atexit
 import collections
 import concurrent.futures
 import functools
@@ -13,6 +14,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import random
 import re
 import shutil
 import sys
@@ -67,7 +69,7 @@ class Ground:
             before = set(in_process.files(folder))
             small = () if "resume=given" in case.arguments else fuzz_cases.COMMANDS[case.command]
             try:
-                ended = in_process.run(folder, case.command, *small, *case.arguments)
+                ended = in_process.run(folder, case.command, "--run", *small, *case.arguments)  # half of Hydra's time
             except Exception as error:
                 return FAULT, "".join(traceback.format_exception(error)[-12:])
             wrong = list(_wrong(ended, [pathlib.Path(p) for p in set(in_process.files(folder)) - before]))
@@ -149,33 +151,41 @@ def _common(said):
     return f"{ours[-1] if ours else ''} {lines[-1][:60]}"
 
 
-def _part(kind, cases, key):
+@functools.cache
+def _ground():
+    """The one of this process."""
     compile_once()
-    with tempfile.TemporaryDirectory() as home:
-        return kind, *explore(Ground(home), kind, cases, key)
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Ground(folder)
+
+
+def _part(kind, cases, key):
+    return kind, *explore(_ground(), kind, cases, key)
 
 
 def main(results, page, processes="2"):
     """Runs all cases in so many processes, writes counts and the page's section; exit code 1 if there were faults."""
     began, counts, faults = time.monotonic(), {kind: collections.Counter() for kind in KINDS}, []
-    parts = [(kind, PART, key) for kind, cases in CASES.items() for key in range(cases // PART)]
+    parts = [(key, kind, PART) for kind, cases in CASES.items() for key in range(cases // PART)]
+    random.Random(0).shuffle(parts)  # so that a run that is stopped has tried some of each kind
     start = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(int(processes), start, max_tasks_per_child=6) as pool:
-        for done in concurrent.futures.as_completed([pool.submit(_part, *part) for part in parts]):
+    with concurrent.futures.ProcessPoolExecutor(int(processes), start, max_tasks_per_child=20) as pool:
+        for done in concurrent.futures.as_completed([pool.submit(_part, kind, n, key) for key, kind, n in parts]):
             kind, found, wrong = done.result()
             counts[kind].update(found)
             faults += [{"case": repr(case), "said": said.splitlines()[-1]} for case, said in wrong.values()]
-            print(f"{sum(of.total() for of in counts.values())} cases, {time.monotonic() - began:.0f} s", flush=True)
-    told = {
-        "command": "make test-fuzz",
-        "environment": artifacts.environment(),
-        "processes": int(processes),
-        "time_s": round(time.monotonic() - began),
-        "counts": {k: [[*key, n] for key, n in sorted(of.items())] for k, of in counts.items()},
-        "faults": faults,
-    }
-    artifacts.write_json(results, told)
-    _write_section(pathlib.Path(page), _section(told))
+            told = {
+                "command": "make test-fuzz",
+                "environment": artifacts.environment(),
+                "processes": int(processes),
+                "time_s": round(time.monotonic() - began),
+                "counts": {k: [[*key, n] for key, n in sorted(of.items())] for k, of in counts.items()},
+                "faults": faults,
+            }
+            artifacts.write_json(results, told)
+            _write_section(pathlib.Path(page), _section(told))
+            print(f"{sum(of.total() for of in counts.values())} cases, {told['time_s']} s", flush=True)
     return 1 if faults else 0
 
 

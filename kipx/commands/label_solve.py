@@ -97,7 +97,8 @@ def _pose(data, fit, members, draw, seed, ridge):
 def _before(folder, problem):
     """Row 0 of the metrics, the one-hot labels'; measured once, though a run be resumed. The leading process's."""
     rows = track.rows(folder) if hosts.leads() else []
-    known = next((row for row in rows if row["step"] == 0 and {"test_accuracy", "test_mse"} <= row.keys()), None)
+    whole = [row for row in rows if all(isinstance(row.get(key), float) for key in ("test_accuracy", "test_mse"))]
+    known = next((row for row in whole if row["step"] == 0), None)
     if hosts.any_of(known is not None):
         return known
     row = {"step": 0, **problem.evaluate(problem.images, problem.onehot)}
