@@ -1,6 +1,6 @@
 # make demo and make test do all the set-up, on a machine with git, make and Python >= 3.11.
-.PHONY: demo test test-slow test-install test-lowest test-newest lint lock agreement accuracy bench \
-	bench-engines bench-plan bench-transfer determinism soak figures reports docs clean
+.PHONY: demo test test-slow test-fuzz test-install test-lowest test-newest lint lock agreement accuracy \
+	bench bench-engines bench-plan bench-transfer determinism soak figures reports docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,6 +15,10 @@ test: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
+
+# random commands, data and run folders, half an hour of them; writes docs/results/fuzz.json and a part of a page
+test-fuzz: $(VENV)/installed
+	$(BIN)/python -W ignore tests/fuzz.py docs/results/fuzz.json docs/reliability.md
 
 # the wheel, in an empty environment elsewhere
 test-install: $(VENV)/installed

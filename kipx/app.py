@@ -12,12 +12,15 @@ from importlib import resources
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
+from omegaconf.errors import OmegaConfBaseException
 
 from kipx import checks, exits, jobs, sweep
 
 SWEEPS = "hydra.searchpath=[pkg://kipx.sweeps]"  # no config may include one that says this itself
 ONE_OF = {"--multirun": "-m", "--run": "-r", "--cfg": "-c", "--info": "-i"}  # what Hydra does, one at a time
+_begun = []  # holds something once overrides have been composed
 _failures = []  # of the one job of this process, if it failed; Hydra would print a line of its own
 
 
@@ -63,10 +66,17 @@ def check_options(arguments):
 def _hydra(command, name, arguments, launch):
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing them itself
     _failures.clear()
+    _begun.clear()
     sys.argv = [sys.argv[0], *with_sweeps(arguments)]
     task = partial(_job, command, launch)
     task.__module__ = __name__  # Hydra asks
-    hydra.main(version_base="1.3", config_path="pkg://kipx.conf", config_name=name)(task)()
+    try:
+        hydra.main(version_base="1.3", config_path="pkg://kipx.conf", config_name=name)(task)()
+    except (ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError) as error:
+        if _begun or launch.opened.get("folder") or isinstance(error, HydraException | OmegaConfBaseException):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__  # Hydra lets some overrides lead it to anything
+        raise checks.UserError(f"overrides: {checks.said(' '.join(arguments))}: {reason}") from error
     for error in _failures:
         raise error
 
@@ -81,6 +91,7 @@ def with_sweeps(arguments):
 
 def _job(command, launch, cfg):
     """A command as Hydra's task function."""
+    _begun.append(True)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return jobs.run(command, launch, cfg)
     folder = pathlib.Path(HydraConfig.get().runtime.output_dir)
@@ -119,7 +130,7 @@ def _open_groups(config):
 
 def _resume_folder(arguments):
     """Hydra's run folder of a resumed run is the run's own."""
-    folder = next((a.partition("=")[2] for a in arguments if a.startswith("resume=")), "null").strip("'\"")
+    folder = next((a.partition("=")[2] for a in arguments if a.lstrip("+").startswith("resume=")), "null").strip("'\"")
     if folder == "null" or {"-m", "--multirun"} & set(arguments):
         return []
     if not (pathlib.Path(folder) / "config.yaml").is_file():

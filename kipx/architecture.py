@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from kipx import checks
 
+DEEPEST = 1000  # nobody would live to see more compiled
 W_STD, B_STD = 2**0.5, 0.1  # in every layer, the readout too: the authors' nn_training notebook
 
 
@@ -81,7 +82,7 @@ def convnet(*, depth: int = 3, prepend_conv: bool = True, w_std: float = W_STD, 
       Tuple of layers.
     Source: paper section 2 and appendix A, as in the authors' nn_training notebook.
     """
-    checks.integer("depth", depth, at_least=0)
+    checks.integer("depth", depth, at_least=0, at_most=DEEPEST)
     conv = (Conv(3, w_std, b_std), Relu())
     return conv * bool(prepend_conv) + (*conv, AvgPool(2)) * depth + (Flatten(), Dense(w_std, b_std))
 
@@ -92,7 +93,7 @@ def convvec(*, depth: int, w_std: float = W_STD, b_std: float = B_STD):
     Args and Returns: as `convnet`.
     Source: paper section 2, "Specific models considered".
     """
-    checks.integer("depth", depth, at_least=0)
+    checks.integer("depth", depth, at_least=0, at_most=DEEPEST)
     return (Conv(3, w_std, b_std), Relu()) * depth + (Flatten(), Dense(w_std, b_std))
 
 
@@ -102,7 +103,7 @@ def fc(*, depth: int, w_std: float = W_STD, b_std: float = B_STD):
     Args and Returns: as `convnet`.
     Source: paper section 2; the authors' KIP notebook.
     """
-    checks.integer("depth", depth, at_least=0)
+    checks.integer("depth", depth, at_least=0, at_most=DEEPEST)
     return (Flatten(), *((Dense(w_std, b_std), Relu()) * depth), Dense(w_std, b_std))
 
 

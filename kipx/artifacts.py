@@ -1,5 +1,6 @@
 """The run folder: written atomically, read back without trust."""
 
+import errno
 import hashlib
 import importlib.metadata
 import io
@@ -9,24 +10,17 @@ import pathlib
 import platform
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import yaml
 
-from kipx import checks
+from kipx import checks, untrusted
 from kipx.preprocess import Preprocessing
 
-SUPPORT, CONFIG, OVERRIDES, METRICS, MANIFEST, JOB = (
-    "support.npz",
-    "config.yaml",
-    "overrides.yaml",
-    "metrics.jsonl",
-    "manifest.json",
-    "job.json",
-)
+SUPPORT, CONFIG, OVERRIDES = "support.npz", "config.yaml", "overrides.yaml"
+METRICS, MANIFEST, JOB = "metrics.jsonl", "manifest.json", "job.json"
 _PREFIX = "preprocessing_"
 _WHITENING = _PREFIX + "whitening"
 
@@ -84,9 +78,8 @@ def read_npz(path):
       UserError: torn, no npz, or with objects; nothing is ever unpickled.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, AttributeError, KeyError, zipfile.BadZipFile) as error:
+        return untrusted.npz(path)
+    except untrusted.Damaged as error:
         raise checks.UserError(f"{path}: is torn or no npz ({error}); take it from the run again") from error
 
 
@@ -198,9 +191,12 @@ def npz_bytes(arrays):
 def write(path, content):
     """Writes text or bytes so that the file is either the old one or the whole new one."""
     path = pathlib.Path(path)
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "is there, and no file", str(path))  # /dev/null, say
     part = path.with_name(f".{path.name}.part")
-    with open(part, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+    part.unlink(missing_ok=True)  # of a run that was killed, or a link to elsewhere
+    with open(part, "xb") as file:
+        file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
@@ -251,11 +247,13 @@ def read_config(folder):
 
 def _parse(text, path):
     try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise checks.UserError(f"{path}: its config is torn or no YAML; take it from a backup") from error
+        config = untrusted.from_yaml(text)
+    except untrusted.Damaged as error:
+        raise checks.UserError(f"{path}: its config is torn or no YAML ({error}); take it from a backup") from error
     if not isinstance(config, dict):
         raise checks.UserError(f"{path}: expected the config of a run, got {type(config).__name__}")
+    if any("${" in text for text in untrusted.texts_in(config)):
+        raise checks.UserError(f"{path}: its config has an interpolation, ${{...}}, which kipx never writes; remove it")
     return config
 
 

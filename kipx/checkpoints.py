@@ -1,5 +1,6 @@
 """Checkpoints of a run, by orbax: asynchronous, atomic, of any pytree."""
 
+import math
 import pathlib
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, EveryNSteps, LatestN
 
-from kipx import checks
+from kipx import checks, untrusted
 
 FIRST_STEPS = (0, 1, 2, 4, 6, 8, 12, 18, 26, 37, 54, 78, 112, 162, 233, 335, 483, 695, 1000)
 EVERY = 500
@@ -17,6 +18,11 @@ EVERY = 500
 def scheduled(step):
     """Whether a step is one of the paper's: log-spaced to 1000, then every 500 (the authors' dataset notebook)."""
     return step in FIRST_STEPS or (step > FIRST_STEPS[-1] and step % EVERY == 0)
+
+
+def scheduled_until(step):
+    """How many steps from 0 to this one are scheduled."""
+    return sum(first <= step for first in FIRST_STEPS) + max(step // EVERY - FIRST_STEPS[-1] // EVERY, 0)
 
 
 def due(step, steps):
@@ -86,19 +92,22 @@ def support_at(folder, step):
     """
     if not (pathlib.Path(folder) / "checkpoints").is_dir():
         raise checks.UserError(f"step: expected a run folder with checkpoints, got {folder}")
+    place = (pathlib.Path(folder) / "checkpoints").absolute()
     reading = ocp.CheckpointManagerOptions(create=False)  # and no tidying: a run may be at work there
-    with ocp.CheckpointManager((pathlib.Path(folder) / "checkpoints").absolute(), options=reading) as manager:
+    handlers = {"state": ocp.StandardCheckpointHandler(), "origin": ocp.JsonCheckpointHandler()}
+    with ocp.CheckpointManager(place, options=reading, item_handlers=handlers) as manager:
         kept = manager.all_steps()
         if step not in kept:
             raise checks.UserError(f"step: expected a checkpoint of {folder}, one of {sorted(kept)}, got {step}")
         try:
+            arrays = jax.tree.leaves(manager.item_metadata(step)["state"].tree)
+            untrusted.check_size(sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays))
             state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
-        except (ValueError, TypeError, KeyError, OSError) as error:
-            reason = str(error).splitlines()[0]
+            return np.asarray(state["images"]), np.asarray(state["labels"])
+        except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
             raise checks.UserError(
-                f"step: checkpoint {step} of {folder} cannot be read ({reason}); take another"
+                f"step: checkpoint {step} of {folder} cannot be read ({untrusted.reason(error)}); take another"
             ) from error
-    return np.asarray(state["images"]), np.asarray(state["labels"])
 
 
 def restore(manager, like, *, config_hash):

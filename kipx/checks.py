@@ -2,6 +2,13 @@
 
 import math
 import numbers
+import reprlib
+
+LARGEST = 2**63 - 1  # integer that an array holds
+MANY = 10_000  # draws, networks or the like: more are a mistake
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
+_SHORT.maxlong = 40
 
 
 class UserError(ValueError):
@@ -16,10 +23,11 @@ class EngineError(RuntimeError):
     """A process or a worker of the engine failed or is gone: state is saved, exit code 3."""
 
 
-def integer(name, value, *, at_least):
-    """Returns `value` if it is an integer >= `at_least`, else raises UserError."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < at_least:
-        raise UserError(f"{name}: expected an integer >= {at_least}, got {value!r}")
+def integer(name, value, *, at_least, at_most=LARGEST):
+    """Returns `value` if it is an integer from `at_least` to `at_most`, else raises UserError."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not at_least <= value <= at_most:
+        most = f" and <= {at_most}" if isinstance(value, numbers.Integral) and value > at_most else ""
+        raise UserError(f"{name}: expected an integer >= {at_least}{most}, got {said(value)}")
     return int(value)
 
 
@@ -33,6 +41,11 @@ def not_negative(name, value):
     return _number(name, value, "a number >= 0", lambda v: v >= 0)
 
 
+def below_one(name, value):
+    """Returns `value` if it is a number from 0 to below 1, else raises UserError."""
+    return _number(name, value, "a number from 0 to below 1", lambda v: 0 <= v < 1)
+
+
 def share(name, value):
     """Returns `value` if it is a number from 0 to 1, else raises UserError."""
     return _number(name, value, "a number from 0 to 1", lambda v: 0 <= v <= 1)
@@ -41,12 +54,36 @@ def share(name, value):
 def one_of(name, value, choices):
     """Returns `value` if it is one of `choices`, else raises UserError."""
     if value not in choices:
-        raise UserError(f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}")
+        raise UserError(f"{name}: expected one of {', '.join(map(str, choices))}, got {said(value)}")
+    return value
+
+
+def said(value):
+    """What a value looks like in a message: a line of bounded length, whatever it is."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # an integer of more digits than Python writes out
+        return "an integer of thousands of digits"
+
+
+def printable(text):
+    """Text as one line of characters that can be seen, the others as escapes: no terminal obeys what a file says."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def text(name, value):
+    """Returns `value` if it is text, else raises UserError."""
+    if not isinstance(value, str):
+        raise UserError(f"{name}: expected text, got {said(value)}")
     return value
 
 
 def _number(name, value, expected, fits):
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not fits(value):
-        raise UserError(f"{name}: expected {expected}, got {value!r}")
+    try:
+        sound = number and math.isfinite(value) and fits(value)
+    except OverflowError:  # an integer beyond all floats
+        sound = False
+    if not sound:
+        raise UserError(f"{name}: expected {expected}, got {said(value)}")
     return float(value)

@@ -69,7 +69,7 @@ def evaluate(cfg):
     from kipx.engine import hosts
 
     _start_jax()
-    distilled = artifacts.load(cfg.run)
+    distilled = artifacts.load(checks.text("run", cfg.run))
     values = config.plain(merged.with_run(cfg, distilled.config), arguments.EVALUATE)
     result = command.run(distilled, **arguments.evaluate(values))
     if hosts.leads():
@@ -99,7 +99,7 @@ def analyze(cfg):
     from kipx.engine import hosts
 
     _start_jax()
-    distilled = artifacts.load(cfg.run)
+    distilled = artifacts.load(checks.text("run", cfg.run))
     values = config.plain(merged.with_run(cfg, distilled.config), arguments.ANALYZE)
     for table, path in command.run(values["run"], distilled, **arguments.analyze(values)):
         closing = [*table.notes, *([f"written to {path}"] if path else [])]
@@ -211,7 +211,7 @@ def _new_or_resumed(cfg, *may_change):
     overrides = list(HydraConfig.get().overrides.task)
     if cfg.resume is None:
         return pathlib.Path(HydraConfig.get().runtime.output_dir), overrides, cfg
-    return pathlib.Path(cfg.resume), None, merged.resumed(cfg, overrides, *may_change)
+    return pathlib.Path(checks.text("resume", cfg.resume)), None, merged.resumed(cfg, overrides, *may_change)
 
 
 def _start_jax():
@@ -226,13 +226,15 @@ def _print_table(title, rows, closing, columns=()):
     from rich.table import Table
     from rich.text import Text
 
+    title = Text(checks.printable(title), style="table.title")  # a Text in which brackets are brackets
     table = Table(title=title, title_justify="left", show_header=bool(columns))
     for name in columns:
-        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left")
+        table.add_column(Text(checks.printable(name.lstrip(">"))), justify="right" if name.startswith(">") else "left")
     for row in rows:
-        table.add_row(*map(Text, row))  # in which brackets are brackets
+        table.add_row(*(Text(checks.printable(cell)) for cell in row))
     console = Console()
     if columns and not console.is_terminal:
         console.width = 250  # nobody's screen
     console.print(table)
-    console.print(closing, highlight=False, soft_wrap=True)
+    for line in closing.split("\n"):
+        console.print(Text(checks.printable(line)), soft_wrap=True)

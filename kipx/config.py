@@ -1,10 +1,13 @@
 """From a composed config to plain keyword arguments, in one place, every key, type and target checked."""
 
 import difflib
+import functools
 import importlib
 import inspect
+import re
 import types
 import typing
+from importlib import resources
 
 from kipx import checks
 
@@ -50,8 +53,12 @@ def build(section, path, **more):
     Returns:
       What the target returns.
     """
-    target = _target(section, path)
-    return target(**more, **{key: value for key, value in section.items() if key != "_target_"})
+    _check_call(section, path)
+    target, given = _target(section, path), {key: value for key, value in section.items() if key != "_target_"}
+    for name, parameter in inspect.signature(target).parameters.items():
+        if parameter.default is parameter.empty and name not in {**more, **given}:
+            raise checks.UserError(f"{path}.{name}: expected a value, got none")
+    return target(**more, **given)
 
 
 def _check_keys(values, schema, prefix):
@@ -71,7 +78,7 @@ def _check(values, schema, prefix):
             _check_call(value, path)
         elif isinstance(expected, dict | tuple):
             if not isinstance(value, dict):
-                raise checks.UserError(f"{path}: expected one of its options, {path}=..., got {value!r}")
+                raise checks.UserError(f"{path}: expected one of its options, {path}=..., got {checks.said(value)}")
             kinds = expected if isinstance(expected, tuple) else (expected,)
             _check(value, max(kinds, key=lambda kind: len(kind.keys() & value.keys())), f"{path}.")
         else:
@@ -102,23 +109,36 @@ def _check_type(path, value, expected):
         names = {int: "an integer", float: "a number", str: "text", bool: "true or false", type(None): "null"}
         names[list] = "a list"
         wanted = " or ".join(names.get(kind, str(kind)) for kind in kinds)
-        raise checks.UserError(f"{path}: expected {wanted}, got {value!r}")
+        raise checks.UserError(f"{path}: expected {wanted}, got {checks.said(value)}")
 
 
 def _target(section, path):
-    name = section.get("_target_") if isinstance(section, dict) else section
-    if not isinstance(name, str) or not name.startswith("kipx."):
-        raise checks.UserError(f"{path}._target_: expected a function of kipx, got {name!r}")
+    if not isinstance(section, dict):
+        raise checks.UserError(
+            f"{path}: expected one of its options, {path.partition('.')[0]}=..., got {checks.said(section)}"
+        )
+    name, known = section.get("_target_"), _builders(path.partition(".")[0])
+    if name not in known:
+        raise checks.UserError(
+            f"{path}._target_: expected a function of kipx, {' or '.join(known)}, got {checks.said(name)}"
+        )
     module, _, function = name.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), function)
+        return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise checks.UserError(f"{path}._target_: there is no {name}") from error
-    if not inspect.isfunction(found) or not found.__module__.startswith("kipx."):
-        raise checks.UserError(f"{path}._target_: expected a function of kipx, got {name!r}")
-    return found
+
+
+@functools.cache
+def _builders(group):
+    """The functions that the files of a group name: no other is ever called, whatever a run folder's config says."""
+    folder = resources.files("kipx.conf") / {"kernels": "kernel"}.get(group, group)
+    texts = [file.read_text() for file in folder.iterdir() if file.name.endswith(".yaml")]
+    return tuple(
+        sorted({name for text in texts for name in re.findall(r"^ *_target_: (kipx\.\S+)", text, re.MULTILINE)})
+    )
 
 
 def _nearest(key, known):
-    near = difflib.get_close_matches(key, list(known), n=1)
+    near = difflib.get_close_matches(str(key), [str(one) for one in known], n=1)
     return f", did you mean {near[0]}" if near else ""

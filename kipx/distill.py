@@ -64,13 +64,16 @@ def run(state, step, *, steps):
     """
     while state.step < steps:
         state, metrics = step(state)
-        learned = state.images, state.labels
-        if not np.isfinite(metrics["train_loss"]) or not all(bool(jnp.isfinite(x).all()) for x in learned):
+        if not np.isfinite(metrics["train_loss"]) or not _finite(state):
             raise checks.NumericalError(
-                f"step {state.step}: the loss is {metrics['train_loss']} or the set is not finite; "
+                f"step {state.step}: the loss is {metrics['train_loss']} or the images or labels are not finite; "
                 "raise ridge, set kernel.dtype=float64 or lower optimizer.learning_rate"
             )
         yield state, metrics
+
+
+def _finite(state):
+    return bool(jnp.isfinite(state.images).all() and jnp.isfinite(state.labels).all())
 
 
 def joint(images, labels=None):

@@ -23,6 +23,8 @@ def explain(error, command):
     for kind, code in _CODES.items():
         if isinstance(error, kind):
             return code, str(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return 3, f"out of memory ({checks.printable(error)[:200]}); ask for less: kipx plan says what a run takes"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return 2, _in_one_line(error, command)
     if isinstance(error, KeyboardInterrupt):
@@ -32,7 +34,7 @@ def explain(error, command):
 
 def say(code, message):
     """Prints the line to stderr; returns the code."""
-    print(f"kipx: {message}", file=sys.stderr)
+    print(f"kipx: {checks.printable(message)}", file=sys.stderr)
     return code
 
 

@@ -1,8 +1,11 @@
 """The jobs that a sweep is of: the grid of its overrides, as Hydra's own sweeper lays it out."""
 
 import itertools
+import math
 
 from kipx import checks
+
+MOST = 100_000  # jobs
 
 
 def jobs(hydra):
@@ -27,7 +30,10 @@ def jobs(hydra):
         for override in OverridesParser.create().parse_overrides(typed):
             key = override.get_key_element()
             swept = override.sweep_string_iterator() if override.is_sweep_override() else None
-            values[key] = [f"{key}={value}" for value in swept or [override.get_value_element_as_str()]]
+            each = itertools.islice(swept or [override.get_value_element_as_str()], MOST + 1)
+            values[key] = [f"{key}={value}" for value in each]
     except HydraException as error:
         raise checks.UserError(f"overrides: {error}") from error
+    if math.prod(map(len, values.values())) > MOST:
+        raise checks.UserError(f"overrides: expected a sweep of at most {MOST} jobs, got more")
     return list(itertools.product(*values.values()))

@@ -25,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
 from omegaconf import OmegaConf
 
-from kipx import exits
+from kipx import artifacts, exits
 from kipx.report.tables import duration
 
 JOB = "job.json"
@@ -96,18 +96,17 @@ def _attempt(command, cfg, folder, record):
 def _note(folder, record, code, message):
     record.update(code=code, message=message)
     if os.environ.get("SLURM_PROCID", "0") == "0":  # one task of a job writes
-        part = folder / f".{JOB}.part"
-        part.write_text(json.dumps(record, indent=2) + "\n")
-        os.replace(part, folder / JOB)
+        artifacts.write_json(folder / JOB, record)
     return code
 
 
 def read(folder):
     """The job.json of a folder; {} if there is none, or none that can be read."""
     try:
-        return json.loads((pathlib.Path(folder) / JOB).read_text())
-    except (OSError, ValueError):
+        found = json.loads((pathlib.Path(folder) / JOB).read_bytes())
+    except (OSError, ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def mend(folder):

@@ -4,8 +4,6 @@ import os
 import pathlib
 from typing import NamedTuple
 
-import jax
-
 GROUPS = pathlib.Path("/sys/fs/cgroup")
 
 
@@ -23,9 +21,15 @@ class Memory(NamedTuple):
 
 def memory():
     """The Memory there is, whether free or not: what is not free now may be so in a minute."""
+    import jax  # takes a second, and files are read without it
+
     stats = jax.local_devices()[0].memory_stats() or {}
-    known = [size for size in (_physical(), *_confined()) if size]
-    return Memory(min(known, default=None), stats.get("bytes_limit"))
+    return Memory(host_memory(), stats.get("bytes_limit"))
+
+
+def host_memory():
+    """The bytes of `Memory.host`; wakes no device."""
+    return min((size for size in (_physical(), *_confined()) if size), default=None)
 
 
 def _physical():

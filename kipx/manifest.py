@@ -1,10 +1,9 @@
 """Files that come after a run: entered into the manifest that it closed with."""
 
 import hashlib
-import json
 import pathlib
 
-from kipx import artifacts, checks
+from kipx import artifacts, checks, untrusted
 
 
 def enter(folder, names):
@@ -20,7 +19,7 @@ def enter(folder, names):
     if not path.is_file():
         return
     try:
-        manifest = json.loads(path.read_text())
+        manifest = untrusted.from_json(path.read_bytes())
         files = dict(manifest["files"])
     except (ValueError, KeyError, TypeError) as error:
         raise checks.UserError(f"{path}: is torn or no manifest; take it from a backup") from error

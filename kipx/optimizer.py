@@ -17,6 +17,9 @@ def adam(*, learning_rate: float, schedule: str = "constant", b1: float = 0.9, b
       make(steps, learning_rate=None) -> optax.GradientTransformation.
     Source: Kingma and Ba 2015; the authors' KIP notebook uses Adam at a constant rate.
     """
+    checks.below_one("optimizer.b1", b1)
+    checks.below_one("optimizer.b2", b2)
+    checks.positive("optimizer.eps", eps)
     return _optimizer(lambda rate: optax.adam(rate, b1=b1, b2=b2, eps=eps), learning_rate, schedule)
 
 
@@ -29,6 +32,7 @@ def sgd(*, learning_rate: float, schedule: str = "constant", momentum: float = 0
     Returns:
       As `adam`.
     """
+    checks.below_one("optimizer.momentum", momentum)
     return _optimizer(lambda rate: optax.sgd(rate, momentum=momentum), learning_rate, schedule)
 
 

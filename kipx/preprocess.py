@@ -41,12 +41,18 @@ class Preprocessing(NamedTuple):
     def apply(self, images):
         """(n, h, w, c) float32 from (n, h, w, c) pixels."""
         images = np.asarray(images)
-        result = np.empty(images.shape, np.float32)
+        result, finite = np.empty(images.shape, np.float32), True
         for part in _parts(images):
-            x = _scaled(images[part], self.mean, self.std)
-            if self.whitening.size:
-                x = (_rows(x, self.unit_norm) @ self.whitening).reshape(x.shape)
-            result[part] = x
+            with np.errstate(over="ignore", invalid="ignore"):  # see below
+                x = _scaled(images[part], self.mean, self.std)
+                if self.whitening.size:
+                    x = (_rows(x, self.unit_norm) @ self.whitening).reshape(x.shape)
+                result[part] = x
+            finite = finite and bool(np.isfinite(result[part]).all())
+        if not finite:
+            raise checks.UserError(
+                "preprocess: images are not finite any more; expected a mean, a deviation and pixels of one scale"
+            )
         return result
 
     def invert(self, x):
@@ -56,7 +62,10 @@ class Preprocessing(NamedTuple):
         for part in _parts(x, at_least=len(self.whitening)):
             own = x[part].astype(np.float64)
             if self.whitening.size:
-                own = np.linalg.solve(self.whitening, own.reshape(len(own), -1).T).T.reshape(own.shape)
+                try:
+                    own = np.linalg.solve(self.whitening, own.reshape(len(own), -1).T).T.reshape(own.shape)
+                except np.linalg.LinAlgError as error:
+                    raise checks.UserError("preprocess: the whitening is singular, and cannot be undone") from error
                 own = own * self.norm + self.centre
             result[part] = own * self.std + self.mean
         return result

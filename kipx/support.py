@@ -39,6 +39,10 @@ def noise(*, per_class: int):
     checks.integer("support.per_class", per_class, at_least=1)
 
     def draw(key, images, labels, classes):
+        if per_class * classes > len(images):
+            raise checks.UserError(
+                f"support.per_class: expected at most {len(images) // classes}, as there are to train, got {per_class}"
+            )
         shape = (per_class * classes, *images.shape[1:])
         pixels = images.mean() + images.std() * jax.random.normal(key, shape, jnp.float32)
         return pixels.astype(jnp.float32), np.repeat(np.arange(classes), per_class)

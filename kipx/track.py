@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from kipx import checks, untrusted
 from kipx.artifacts import METRICS, write
 
 DOUBTFUL = 0.1  # of a prediction: its first digit
@@ -61,10 +62,10 @@ def jsonl(folder, *, after=-1):
     """
     path = pathlib.Path(folder) / METRICS
     if path.exists():
-        write(path, "".join(json.dumps(row) + "\n" for row in read(path) if row["step"] <= after))
+        write(path, "".join(json.dumps(row) + "\n" for row in rows(folder) if row["step"] <= after))
 
     def log(row):
-        with open(path, "a") as file:
+        with open(path, "a", opener=_own) as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -72,19 +73,33 @@ def jsonl(folder, *, after=-1):
     return log
 
 
+def _own(path, flags):
+    """Opens a file, but never another one that a link in its place leads to."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
 def rows(folder):
-    """The rows of a run folder's metrics.jsonl; [] where there is none."""
+    """The rows of a run folder's metrics.jsonl that state their step; [] where there is none."""
     path = pathlib.Path(folder) / METRICS
-    return read(path) if path.exists() else []
+    found = read(path) if path.is_file() else []
+    return [row for row in found if isinstance(row, dict) and type(row.get("step")) is int]
 
 
 def read(path):
-    """The rows of a metrics.jsonl, up to the first torn line."""
+    """The rows of a metrics.jsonl, up to the first torn line.
+
+    Raises:
+      UserError: it is no text.
+    """
     rows = []
-    for line in pathlib.Path(path).read_text().splitlines():
+    try:
+        lines = pathlib.Path(path).read_text().splitlines()
+    except UnicodeDecodeError as error:
+        raise checks.UserError(f"{path}: is damaged, no text; take it from a backup, or remove it") from error
+    for line in lines:
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            rows.append(untrusted.from_json(line))
+        except untrusted.Damaged:
             break
     return rows
 

@@ -119,6 +119,11 @@ def test_metrics_are_cut_back_to_a_step_and_a_torn_line_is_dropped(tmp_path):
     assert track.read(tmp_path / "metrics.jsonl") == [{"step": 0}, {"step": 1}, {"step": 2}, {"step": 3, "again": True}]
 
 
+def test_scheduled_steps_are_counted():
+    for last in (0, 1, 3, 999, 1000, 1001, 1499, 1500, 1501, 5000):
+        assert checkpoints.scheduled_until(last) == sum(map(checkpoints.scheduled, range(last + 1)))
+
+
 def test_scheduled_steps_are_the_papers():
     steps = [s for s in range(2001) if checkpoints.scheduled(s)]
     assert steps[:8] == [0, 1, 2, 4, 6, 8, 12, 18]

@@ -32,6 +32,7 @@ LEVELS = [
         "kipx.manifest",
         "kipx.track",
         "kipx.machine",
+        "kipx.untrusted",
     ),
     ("kipx.report", "kipx.analysis", "kipx.wandb_log"),
     ("kipx.commands", "kipx.config", "kipx.arguments", "kipx.merged"),

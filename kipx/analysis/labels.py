@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from kipx.report.pictures import as_png
+from kipx.report.pictures import as_png, words
 from kipx.report.tables import Table
 
 MIXED = 3  # classes named in the table
@@ -77,7 +77,8 @@ def _picture(labels, began, names):
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("class")
         if len(names) <= 20:
-            axis.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0)
+            shown_names = [words(name, 24) for name in names]
+            axis.set_xticks(range(len(names)), shown_names, rotation=90 if max(map(len, names)) > 2 else 0)
     axes[0].set_ylabel("image")
     figure.colorbar(drawn, ax=list(axes), label="entry of the centred label", shrink=0.9)
     return as_png(figure)

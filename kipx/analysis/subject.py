@@ -87,7 +87,7 @@ def build(distilled, data, *, steps, at, kernels, ridge, seed, draws, test_image
       UserError: a number that is none of these.
     """
     checks.positive("ridge", ridge)
-    checks.integer("baseline.draws", draws, at_least=1)
+    checks.integer("baseline.draws", draws, at_least=1, at_most=checks.MANY)
     total = len(data.x_test)
     tested = total if test_images is None else min(checks.integer("test_images", test_images, at_least=1), total)
     key = jax.random.key(checks.integer("seed", seed, at_least=0))

@@ -110,7 +110,7 @@ def pose(
     """
     checks.integer("seed", seed, at_least=0)
     checks.integer("steps", steps, at_least=0)
-    checks.integer("baseline.draws", draws, at_least=0)
+    checks.integer("baseline.draws", draws, at_least=0, at_most=checks.MANY)
     checks.positive("checkpoint.every_s", every_s)
     checks.integer("checkpoint.tested_from", tested_from, at_least=0)
     if labels["learning_rate"] is not None:

@@ -1,12 +1,13 @@
 """kipx evaluate: the test accuracy of a distilled set, again or under another kernel."""
 
-import json
+import contextlib
 import pathlib
 
 import jax.numpy as jnp
 
 from kipx import checks, sampled, support, track
 from kipx.data import check_set
+from kipx.report import folders
 
 
 def run(distilled, *, load, members, ridge):
@@ -36,7 +37,7 @@ def table(result, run):
     """Title, rows and closing line of what is printed; beside the number, what the run itself said."""
     rows = [("test accuracy", f"{result['test_accuracy']:.1%}"), ("test mse", f"{result['test_mse']:.6f}")]
     rows += sampled.rows(result)
-    summary = pathlib.Path(run) / "summary.json"
-    if summary.is_file():
-        rows.append(("the run said", f"{json.loads(summary.read_text())['test_accuracy']:.1%}"))
+    with contextlib.suppress(*folders.DAMAGE):  # what it says is no part of what was measured
+        said = folders.json_object(pathlib.Path(run) / "summary.json")["test_accuracy"]
+        rows.append(("the run said", f"{checks.share('test_accuracy', said):.1%}"))
     return "kernel ridge regression from the distilled set", rows, f"run: {run}"

@@ -1,10 +1,9 @@
 """kipx export: a distilled set in a format that others read, with its data card."""
 
 import hashlib
-import json
 import pathlib
 
-from kipx import artifacts, checks
+from kipx import artifacts, checks, untrusted
 from kipx.formats import card, hf, npz, safetensors, torch
 
 FORMATS = {"npz": npz.files, "torch": torch.files, "safetensors": safetensors.files, "hf": hf.files}
@@ -29,10 +28,17 @@ def run(run, *, format, out):
     """
     write = FORMATS[checks.one_of("format", format, tuple(FORMATS))]
     distilled, source = artifacts.load(run), _source(run)
-    distilled = distilled._replace(config=_anywhere(distilled.config))
     parent = hashlib.sha256(source.read_bytes()).hexdigest()
-    text = card.text(distilled, form=format, accuracy=_accuracy(source.parent), parent=parent)
-    files = {**write(distilled), card.CARD: text.encode()}
+    said = {"form": format, "accuracy": _accuracy(source.parent), "parent": parent}
+    try:
+        distilled = distilled._replace(config=_anywhere(distilled.config))
+        files = {**write(distilled), card.CARD: card.text(distilled, **said).encode()}
+    except checks.UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise checks.UserError(
+            f"{source}: its config is not that of a set ({untrusted.reason(error)}); take it from the run again"
+        ) from error
     folder = pathlib.Path(out) if out else source.parent / "export" / format
     manifest = {
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
@@ -74,7 +80,7 @@ def _accuracy(folder):
     """{what: share} that the run measured, {} if it has not ended."""
     path = folder / "summary.json"
     try:
-        summary = json.loads(path.read_text()) if path.is_file() else {}
+        summary = untrusted.from_json(path.read_bytes()) if path.is_file() else {}
         found = {key: summary.get(key) for key in SAID}
     except (ValueError, AttributeError) as error:
         raise checks.UserError(f"{path}: is torn or no summary; take it from a backup, or remove it") from error
@@ -108,7 +114,7 @@ def _known(folder):
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text())["files"])
+        return dict(untrusted.from_json(path.read_bytes())["files"])
     except (ValueError, KeyError, TypeError) as error:
         raise checks.UserError(f"out: {path} is no manifest of an export; choose another folder with out=") from error
 

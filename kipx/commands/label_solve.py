@@ -97,9 +97,9 @@ def _pose(data, fit, members, draw, seed, ridge):
 
 def _before(folder, problem):
     """Row 0 of the metrics, the one-hot labels'; measured once, though a run be resumed. The leading process's."""
-    path = pathlib.Path(folder) / artifacts.METRICS
-    rows = track.read(path) if hosts.leads() and path.exists() else []
-    known = next((row for row in rows if row["step"] == 0), None)
+    rows = track.rows(folder) if hosts.leads() else []
+    whole = [row for row in rows if all(isinstance(row.get(key), float) for key in ("test_accuracy", "test_mse"))]
+    known = next((row for row in whole if row["step"] == 0), None)
     if hosts.any_of(known is not None):
         return known
     row = {"step": 0, **problem.evaluate(problem.images, problem.onehot)}

@@ -239,11 +239,12 @@ def _totals(parts, times, layouts, stages, traced, posed):
     steps, draws = posed["steps"], posed["draws"]
     kernel = {name: sum(_kernel_s(call, layouts, times) for call in part.calls) for name, part in parts.items()}
     step, evaluation = (kernel[name] + parts[name].rest_s for name in ("step", "evaluation"))
-    stops = sum(checkpoints.due(step, steps) for step in range(steps + 1))
-    tested = sum(checkpoints.due(s, steps) for s in range(max(posed["tested_from"], 1), steps)) + 1 + (steps > 0)
+    stops = checkpoints.scheduled_until(steps) + (not checkpoints.scheduled(steps))
+    untested = min(max(posed["tested_from"], 1), steps) - 1
+    tested = checkpoints.scheduled_until(steps - 1) - checkpoints.scheduled_until(untested) + 1 + (steps > 0)
     evaluations = tested + (steps > 0) + draws  # at the end the first support set again, and the natural draws
     loop = steps * (step + traced["record"])
-    saves = stops + int(loop / posed["every_s"])
+    saves = stops + int(min(loop / posed["every_s"], steps))
     compiling = sum(t.first_s for t in times.values()) + sum(part.first_s for part in parts.values())
     seconds = {
         **stages,

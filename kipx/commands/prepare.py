@@ -12,7 +12,11 @@ from kipx.data.sources import SOURCES
 CONSOLE = Console(stderr=True)
 
 
-def run(*, name, data_dir, raw_dir, source=None, say=lambda text: CONSOLE.print(text, highlight=False, soft_wrap=True)):
+def _say(text):
+    CONSOLE.print(checks.printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def run(*, name, data_dir, raw_dir, source=None, say=_say):
     """Prepares a published data set, unless it is there already, and reads it back.
 
     Args:
@@ -76,7 +80,7 @@ def _contents(name, source, data_dir, raw_dir, say):
         say(f"{name}: {archive.url}, {archive.size / 1e6:.1f} MB")
         with _bar(archive) as advance:
             path = download.fetch(archive, folder, command=command, advance=advance)
-        contents |= raw.unpack(path, source.folder, archive.contents)
+        contents |= raw.unpack(path, source.folder, archive)
     return contents
 
 

@@ -3,11 +3,10 @@
 import io
 import pathlib
 import time
-import zipfile
 
 import numpy as np
 
-from kipx import artifacts, checks, label_solve, track
+from kipx import artifacts, checks, label_solve, track, untrusted
 from kipx.commands import keep, stop
 from kipx.engine import hosts
 
@@ -96,11 +95,13 @@ def _read(path, shape, n, config):
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            found, identity = tuple(file[key] for key in ("done", "triangles", "time_s")), str(file["config"])
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        saved = untrusted.npz(path)
+        found = tuple(saved[key] for key in ("done", "triangles", "time_s"))
+    except (untrusted.Damaged, KeyError) as error:
         raise checks.UserError(f"resume: {path} cannot be read; remove it to sum up again ({error})") from error
-    if identity != keep.identity(config) or found[1].shape != shape or not 0 <= int(found[0]) <= n:
+    shapes, kinds = [array.shape for array in found], "".join(array.dtype.kind for array in found)
+    sound = (shapes, kinds) == ([(), shape, ()], "iff") and bool(np.isfinite(found[1]).all())
+    if str(saved.get("config")) != keep.identity(config) or not sound or not 0 <= int(found[0]) <= n:
         raise checks.UserError(
             f"resume: {path} is of another config than config.yaml, or of other data; "
             "put the run's own config.yaml back, or start a new run"

@@ -59,8 +59,8 @@ def run(
     Raises:
       UserError: as `pose`; NumericalError: a loss that is not finite; Stopped: after SIGINT or SIGTERM, state saved.
     """
-    checks.integer("networks", networks, at_least=1)
-    checks.integer("trainer.evaluations", evaluations, at_least=1)
+    checks.integer("networks", networks, at_least=1, at_most=checks.MANY)
+    checks.integer("trainer.evaluations", evaluations, at_least=1, at_most=checks.MANY)
     checks.positive("checkpoint.every_s", every_s)
     trainer, steps = train.build(**recipe), recipe["steps"]
     problem = pose(seed=checks.integer("seed", seed, at_least=0), **posed)
@@ -202,9 +202,8 @@ def _origin(config, distilled):
 
 def _said_by_the_kernel(run, step):
     """The test accuracy that the run itself measured, of its last set or at a step; nothing if it is no run."""
-    metrics = pathlib.Path(run) / artifacts.METRICS
-    rows = track.read(metrics) if metrics.is_file() else []
-    said = [row["test_accuracy"] for row in rows if "test_accuracy" in row and step in (None, row["step"])]
+    said = [r["test_accuracy"] for r in track.rows(run) if "test_accuracy" in r and step in (None, r["step"])]
+    said = [share for share in said if isinstance(share, float) and 0 <= share <= 1]
     return {"kernel_test_accuracy": said[-1]} if said else {}
 
 

@@ -16,7 +16,7 @@ def read(cfg):
     Raises:
       UserError: the set cannot be read, does not say what it needs and nobody does, or says what was typed.
     """
-    arrays = None if pathlib.Path(cfg.run).is_dir() else formats.read(cfg.run)
+    arrays = None if pathlib.Path(checks.text("run", cfg.run)).is_dir() else formats.read(cfg.run)
     if arrays is not None and not formats.is_own(arrays):
         return _of_others(cfg, arrays)
     if cfg.get("preprocess") is not None:

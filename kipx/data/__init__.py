@@ -8,6 +8,8 @@ import numpy as np
 import kipx
 from kipx import checks
 
+BRIGHTEST = 1e30  # of a pixel, so that squares and sums are finite
+
 
 class Dataset(NamedTuple):
     """A labelled set of images, split.
@@ -58,14 +60,16 @@ def check(name, dataset):
                 f"{name}: expected {part} images (n, h, w, c), n >= 1, and as many labels (n,), "
                 f"got {x.shape} and {y.shape}"
             )
-        if not np.issubdtype(x.dtype, np.number) or not np.isfinite(x).all():
+        if x.dtype.kind not in "iuf" or not np.isfinite(x).all():
             raise checks.UserError(
                 f"{name}: expected finite numbers as {part} images, got {x.dtype} with NaN, inf or text"
             )
-        if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= dataset.classes:
+        if max(abs(float(x.min())), float(x.max())) > BRIGHTEST:
+            raise checks.UserError(f"{name}: expected {part} images of pixels up to {BRIGHTEST:g}, got larger ones")
+        if y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= dataset.classes:
+            span = f" from {y.min()} to {y.max()}" if y.dtype.kind in "iuf" else ""
             raise checks.UserError(
-                f"{name}: expected integer {part} labels 0 to {dataset.classes - 1}, "
-                f"got {y.dtype} from {y.min()} to {y.max()}"
+                f"{name}: expected integer {part} labels 0 to {dataset.classes - 1}, got {y.dtype}{span}"
             )
     missing = np.setdiff1d(np.arange(dataset.classes), dataset.y_train)
     if missing.size:

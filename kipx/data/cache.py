@@ -13,7 +13,7 @@ import uuid
 
 import numpy as np
 
-from kipx import preprocess
+from kipx import checks, preprocess, untrusted
 from kipx.preprocess import Preprocessing
 
 
@@ -62,13 +62,13 @@ def _read(path, key):
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            fitted = Preprocessing(*(file[field] for field in Preprocessing._fields))
-            if str(file["digest"]) == _digest(key, fitted):
-                return fitted
-            reason = "its content is not what was written"
-    except Exception as error:  # damaged bytes lead zip and npy readers to errors of every kind
-        reason = str(error) or type(error).__name__
+        found = untrusted.npz(path)
+        fitted = Preprocessing(*(found[field] for field in Preprocessing._fields))
+        if str(found["digest"]) == _digest(key, fitted):
+            return fitted
+        reason = "its content is not what was written"
+    except (untrusted.Damaged, KeyError) as error:
+        reason = str(error)
     _note(f"{path} is damaged ({reason}); fitting again")
     return None
 
@@ -92,4 +92,4 @@ def _write(path, key, fitted):
 
 
 def _note(text):
-    print(f"kipx: {text}", file=sys.stderr)
+    print(f"kipx: {checks.printable(text)}", file=sys.stderr)

@@ -1,11 +1,10 @@
 """A user's own arrays from an npz file."""
 
 import pathlib
-import zipfile
 
 import numpy as np
 
-from kipx import checks
+from kipx import checks, untrusted
 from kipx.data import Dataset, check
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -26,17 +25,11 @@ def load(*, path: str | None = None):
             f"dataset.path: expected an npz file with {', '.join(KEYS)}, got {path}, which is no file"
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [key for key in KEYS if key not in file.files]
-            if missing:
-                raise checks.UserError(
-                    f"dataset.path: {path} lacks {', '.join(missing)}; it has {', '.join(file.files)}"
-                )
-            arrays = {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        if isinstance(error, checks.UserError):
-            raise
+        arrays = untrusted.npz(path)
+    except untrusted.Damaged as error:
         raise checks.UserError(f"dataset.path: {path} is not a readable npz of plain arrays: {error}") from error
+    if missing := [key for key in KEYS if key not in arrays]:
+        raise checks.UserError(f"dataset.path: {path} lacks {', '.join(missing)}; it has {', '.join(arrays)}")
     return check(f"dataset.path={path}", _dataset(arrays))
 
 
@@ -46,5 +39,7 @@ def _dataset(arrays):
         y.astype(np.int64) if np.issubdtype(y.dtype, np.integer) else y for y in (arrays["y_train"], arrays["y_test"])
     ]
     highest = max((int(y.max()) for y in labels if y.size and np.issubdtype(y.dtype, np.integer)), default=0)
-    names = arrays.get("class_names", np.arange(highest + 1))
+    names = arrays.get("class_names", np.arange(min(max(highest, 0), labels[0].size) + 1))  # a class has an image
+    if names.ndim != 1 or not len(names):
+        raise checks.UserError(f"dataset.path: expected class_names (n,), one for each class, got {names.shape}")
     return Dataset(images[0], labels[0], images[1], labels[1], tuple(str(name) for name in names))

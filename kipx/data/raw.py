@@ -8,6 +8,8 @@ import zlib
 
 from kipx import checks
 
+PACKED, SMALL = 20, 2**20  # no published archive unpacks to so many times its size, and so many bytes more
+
 
 def read(name, source, folder, *, command):
     """All contents of a published data set.
@@ -41,22 +43,31 @@ def file_name(archive):
     return archive.url.rpartition("/")[2]
 
 
-def unpack(path, folder, names):
-    """The named contents of an archive, {name: bytes} of those that it has; of a plain file its own bytes.
+def unpack(path, folder, archive):
+    """The contents of an archive, {name: bytes} of those that it has; of a plain file its own bytes.
+
+    Nothing is ever written, wherever a member of it would lie.
 
     Raises:
-      EOFError, OSError, zlib.error, tarfile.TarError: the archive is torn or none.
+      EOFError, OSError, zlib.error, tarfile.TarError: the archive is torn or none, or unpacks to more than any
+        published one of its size.
     """
     if path.name.endswith(".tar.gz"):
         with tarfile.open(path) as tar:
-            wanted = {f"{folder}/{name}": name for name in names}
+            wanted = {f"{folder}/{name}": name for name in archive.contents}
             members = [m for m in tar if m.isfile() and m.name.removeprefix("./") in wanted]
-            return {wanted[m.name.removeprefix("./")]: tar.extractfile(m).read() for m in members}
-    (name,) = names
-    if path.suffix == ".gz":
-        with gzip.open(path) as file:
-            return {name: file.read()}
-    return {name: path.read_bytes()}
+            return {wanted[m.name.removeprefix("./")]: _whole(tar.extractfile(m), archive) for m in members}
+    (name,) = archive.contents
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        return {name: _whole(file, archive)}
+
+
+def _whole(file, archive):
+    most = PACKED * archive.size + SMALL
+    content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(f"it unpacks to more than {most} bytes")
+    return content
 
 
 def checksum(path, algorithm):
@@ -86,7 +97,7 @@ def _contents(archive, subfolder, folders):
 
 def _unpacked(archive, path, subfolder):
     try:
-        return unpack(path, subfolder, archive.contents)
+        return unpack(path, subfolder, archive)
     except (EOFError, OSError, zlib.error, tarfile.TarError) as error:
         raise _Wrong(
             f"{path} cannot be unpacked ({error}); expected sha256 {archive.sha256} ({archive.size} bytes), "

@@ -47,7 +47,7 @@ def network(architecture, *, width, classes=10, parameterization="standard", nor
     return Network(
         tuple(hidden),
         last,
-        checks.integer("network.width", width, at_least=1),
+        checks.integer("network.width", width, at_least=1, at_most=2**16),
         checks.integer("classes", classes, at_least=1),
         checks.one_of("network.parameterization", parameterization, PARAMETERIZATIONS) == "ntk",
         normalization,

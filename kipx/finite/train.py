@@ -138,8 +138,7 @@ def build(network, loss, *, factor, momentum, l2, batch_size, steps, centred=Fal
 
 def _rule(momentum, l2):
     """What the learning rate is to be multiplied with, taken off the parameters."""
-    if checks.not_negative("trainer.momentum", momentum) >= 1:
-        raise checks.UserError(f"trainer.momentum: expected a number from 0 to below 1, got {momentum}")
+    checks.below_one("trainer.momentum", momentum)
     checks.not_negative("trainer.l2", l2)
     return optax.chain(optax.add_decayed_weights(l2), optax.trace(momentum))
 

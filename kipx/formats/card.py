@@ -1,10 +1,12 @@
 """The data card of an exported set: README.md, in plain words."""
 
 import pathlib
+import re
 
 import numpy as np
 import yaml
 
+from kipx import checks
 from kipx.formats import hf, npz, safetensors, torch
 
 CARD = "README.md"
@@ -62,8 +64,14 @@ def dataset(config):
 
 def _head(distilled):
     n, classes, size = len(distilled.images), len(distilled.class_names), "x".join(map(str, distilled.images.shape[1:]))
-    title = f"# {dataset(distilled.config)}, distilled into {n} images"
-    return f"{title}\n\n{n} images of {size} with labels of {classes} classes: {', '.join(distilled.class_names)}."
+    title = f"# {_plain(dataset(distilled.config))}, distilled into {n} images"
+    names = ", ".join(map(_plain, distilled.class_names))
+    return f"{title}\n\n{n} images of {size} with labels of {classes} classes: {names}."
+
+
+def _plain(text):
+    """Text that is no Markdown and no HTML, in one line."""
+    return re.sub(r"[\\`*<|\[]", r"\\\g<0>", checks.printable(text))
 
 
 def _made(distilled, accuracy):
@@ -72,12 +80,12 @@ def _made(distilled, accuracy):
     source = config.get("source")
     if source:
         origin = (
-            f"- imported from `{source['file']}`, sha256 `{source['sha256']}`; kernel and ridge are to measure it with"
+            f"- imported from {_plain(source['file'])}, sha256 `{_plain(source['sha256'])}`; kernel and ridge are to "
+            "measure it with"
         )
     else:
-        origin = (
-            f"- distilled by kipx: kernel ridge regression with an infinitely wide network, seed {config.get('seed')}"
-        )
+        seed = _plain(config.get("seed"))
+        origin = f"- distilled by kipx: kernel ridge regression with an infinitely wide network, seed {seed}"
     lines = [origin, f"- kernel: {_kernel(config['kernel'])}; ridge {config['ridge']:g}, relative to the mean diagonal"]
     lines += [f"- {what}: {share:.1%}" for what, share in accuracy.items()]
     lines += [] if accuracy else ["- test accuracy: not measured by then; `kipx evaluate` does"]
@@ -93,7 +101,7 @@ def _kernel(section):
     said = ", ".join(
         f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in values.items()
     )
-    return f"{section['kind']} of {name}({said})"
+    return _plain(f"{section['kind']} of {name}({said})")
 
 
 def _held(distilled, form):

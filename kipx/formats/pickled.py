@@ -16,6 +16,7 @@ _ARGUMENTS = {
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
 }
 _EMPTY = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict}
+_KEYS = (str, bytes, int, float, type(None))
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
@@ -110,6 +111,8 @@ class _Machine:
     def _update(self, pairs):
         if not isinstance(self.stack[-1], dict):
             raise TypeError("a pickle sets an item of what is no dict")
+        if not all(isinstance(key, _KEYS) for key in pairs[::2]):  # a tuple of tuples may take years to hash
+            raise TypeError("a pickle has a key that is neither a number nor text")
         self.stack[-1].update(zip(pairs[::2], pairs[1::2], strict=True))
 
     def _global(self, argument):

@@ -3,6 +3,7 @@
 Source: torch/serialization.py of pytorch/pytorch; the zip of torch >= 1.6, and to read the older file too.
 """
 
+import functools
 import io
 import math
 import pickle
@@ -56,15 +57,18 @@ def _read_zip(content):
     with zipfile.ZipFile(io.BytesIO(content)) as file:
         (main,) = [name for name in file.namelist() if name.rpartition("/")[2] == "data.pkl"]
         prefix = main.removesuffix("data.pkl")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist()):
+            raise ValueError("torch.save does not compress")
         if f"{prefix}byteorder" in file.namelist() and file.read(f"{prefix}byteorder") != b"little":
             raise checks.UserError("expected little-endian numbers; save it again on another machine")
+        known = functools.cache(lambda name: file.read(f"{prefix}data/{name}"))
 
         def storage(key):
             _, dtype, name, size = _storage(key)
-            entry = file.getinfo(f"{prefix}data/{name}")
-            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size < size * dtype.itemsize:
-                raise ValueError(f"storage {name} has {entry.file_size} bytes")
-            return np.frombuffer(file.read(entry), dtype, count=size)
+            content = known(name)
+            if len(content) < size * dtype.itemsize:
+                raise ValueError(f"storage {name} has {len(content)} bytes")
+            return np.frombuffer(content, dtype, count=size)
 
         return pickled.load(file.read(main), call=_call, storage=storage)
 
@@ -122,7 +126,7 @@ def _call(name, arguments):
 
 
 def _tensor(numbers, offset, size, stride):
-    """An array of its own from a stretch of a storage."""
+    """An array from a stretch of a storage, which nobody can write to."""
     if not all(checks.integer("tensor", n, at_least=0) >= 0 for n in (offset, *size, *stride)):
         raise ValueError("a tensor of negative size")
     count = math.prod(size)
@@ -132,7 +136,7 @@ def _tensor(numbers, offset, size, stride):
     if last >= len(numbers) or count > len(numbers):
         raise ValueError(f"a tensor of {size} in {len(numbers)} numbers")
     steps = [step * numbers.itemsize for step in stride]
-    return np.lib.stride_tricks.as_strided(numbers[offset:], size, steps).copy()
+    return np.lib.stride_tricks.as_strided(numbers[offset:], size, steps, writeable=False)
 
 
 def to_bytes(value):

@@ -8,9 +8,8 @@ import math
 import struct
 
 import numpy as np
-import yaml
 
-from kipx import artifacts, checks
+from kipx import artifacts, checks, untrusted
 from kipx.formats import npz
 
 FILE = "set.safetensors"
@@ -57,13 +56,12 @@ def read(path, entry):
     checks.one_of("entry", entry, (0,))
     try:
         arrays, notes = from_bytes(path.read_bytes())
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise checks.UserError(f"{path}: is no safetensors, or a damaged one ({reason})") from error
+    except (ArithmeticError, LookupError, ValueError, TypeError, AttributeError, struct.error) as error:
+        raise checks.UserError(f"{path}: is no safetensors, or a damaged one ({untrusted.reason(error)})") from error
     try:
-        names = yaml.safe_load(notes["class_names"])
-        text = {"config": np.asarray(notes["config"]), "class_names": np.asarray([str(name) for name in names])}
-    except (KeyError, TypeError, yaml.YAMLError) as error:
+        names = untrusted.from_json(notes["class_names"])
+        text = {"config": np.asarray(notes["config"]), "class_names": untrusted.texts(names)}
+    except (KeyError, TypeError, untrusted.Damaged) as error:
         raise checks.UserError(f"{path}: expected what kipx export wrote, got notes {', '.join(notes)}") from error
     artifacts.check_whole(arrays | text, path)
     return arrays | text
@@ -74,13 +72,15 @@ def from_bytes(content):
     (size,) = struct.unpack("<Q", content[:8])
     if size > min(len(content) - 8, _MOST_HEADER):
         raise ValueError(f"a header of {size} bytes")
-    header, data = json.loads(content[8 : 8 + size]), content[8 + size :]
-    notes, arrays = header.pop("__metadata__", {}), {}
+    header, data = untrusted.from_json(content[8 : 8 + size]), memoryview(content)[8 + size :]
+    notes, arrays, taken = header.pop("__metadata__", {}), {}, 0
     for name, entry in header.items():
         dtype, shape, (start, end) = np.dtype(TYPES[entry["dtype"]]), entry["shape"], entry["data_offsets"]
         if any(type(n) is not int or n < 0 for n in (*shape, start, end)) or end > len(data):
             raise ValueError(f"{name} lies outside the file")
         if end - start != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{name} has {end - start} bytes for {shape}")
+        if (taken := taken + end - start) > len(data):
+            raise ValueError(f"{name} overlaps another")
         arrays[name] = np.frombuffer(data[start:end], dtype).reshape(shape)
     return arrays, {str(key): str(value) for key, value in notes.items()}

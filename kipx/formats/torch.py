@@ -10,7 +10,7 @@ All images are (n, c, h, w) there. Source, as read in the repositories:
 
 import numpy as np
 
-from kipx import artifacts, checks, preprocess
+from kipx import artifacts, checks, preprocess, untrusted
 from kipx.formats import npz, pt
 
 FILE, OWN = "set.pt", "kipx"
@@ -95,7 +95,9 @@ def read(path, entry):
         if isinstance(value, np.ndarray) and value.ndim == 4:
             return {"images": _from_torch(value)}
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise checks.UserError(f"{path}: expected what kipx export or DC wrote, got it damaged ({error})") from error
+        raise checks.UserError(
+            f"{path}: expected what kipx export or DC wrote, got it damaged ({untrusted.reason(error)})"
+        ) from error
     raise checks.UserError(
         f"{path}: expected images (n, c, h, w), DC's {{'data': [[images, labels], ...]}} or what kipx export wrote, "
         f"got {_said(value)}"
@@ -133,18 +135,18 @@ def _from_own(value):
         "mean": mean.reshape(-1) if mean.shape[:2] == (1, 1) else mean,
         "std": value["std"].reshape(-1),
         "whitening": whitening[np.ix_(back, back)] if whitening.size else whitening,
-        "unit_norm": np.asarray(value["unit_norm"]),
-        "centre": np.asarray(value["centre"]),
-        "norm": np.asarray(value["norm"]),
+        "unit_norm": np.asarray(bool(value["unit_norm"])),
+        "centre": np.asarray(float(value["centre"])),
+        "norm": np.asarray(float(value["norm"])),
     }
     packed = artifacts.pack(
         images,
         value["labels"],
         preprocessing=preprocess.Preprocessing(**found),
-        class_names=[str(name) for name in value["class_names"]],
+        class_names=untrusted.texts(value["class_names"]),
         config={},
     )
-    return {**packed, "config": np.asarray(value["config"])}
+    return {**packed, "config": untrusted.texts([value["config"]])[0]}
 
 
 def _channels_first(shape):
@@ -164,4 +166,6 @@ def _from_torch(images):
 def _said(value):
     if isinstance(value, np.ndarray):
         return f"a tensor {value.shape}"
-    return f"a dict of {', '.join(map(str, value))[:80]}" if isinstance(value, dict) else type(value).__name__
+    if not isinstance(value, dict):
+        return type(value).__name__
+    return f"a dict of {', '.join(key if isinstance(key, str) else checks.said(key) for key in value)[:80]}"

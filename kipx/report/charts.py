@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from kipx.report.pictures import as_png
+from kipx.report.pictures import as_png, words
 
 ACCURACY = "test accuracy (percent)"
 STEPS, WIDTHS, NAMES, ACCURACIES = "steps", "widths", "names", "accuracies"  # kinds of x axis
@@ -74,12 +74,12 @@ def _draw(axis, panel):
         x, y = _places(panel, series, index, len(trained)), _percent(series.y)
         linked = "-" if panel.kind in (STEPS, WIDTHS) else ""
         style = {"linestyle": linked, "marker": _MARKERS[index % len(_MARKERS)], "markersize": 5, "capsize": 2}
-        axis.errorbar(x, y, yerr=_bars(series), label=series.label, color=color, lw=1.2, **style)
+        axis.errorbar(x, y, yerr=_bars(series), label=words(series.label), color=color, lw=1.2, **style)
     for series in panel.series:
         if series.plain:
-            axis.plot(series.x, _percent(series.y), color="black", linestyle="--", lw=1.2, label=series.label)
+            axis.plot(series.x, _percent(series.y), color="black", linestyle="--", lw=1.2, label=words(series.label))
     _scale(axis, panel)
-    axis.set_title(panel.title, fontsize=10)
+    axis.set_title(words(panel.title), fontsize=10)
     axis.set_xlabel(panel.x_label)
     axis.grid(alpha=0.25, lw=0.6)
     axis.spines[["top", "right"]].set_visible(False)
@@ -94,7 +94,7 @@ def _below(panel):
 def _scale(axis, panel):
     if panel.kind == NAMES:
         names = _names(panel)
-        axis.set_xticks(range(len(names)), names)
+        axis.set_xticks(range(len(names)), map(words, names))
         axis.set_xlim(-0.5, len(names) - 0.5)
         return
     numbers = sorted({x for series in panel.series for x in series.x})

@@ -5,7 +5,7 @@ import io
 import matplotlib
 
 from kipx.report.page import data_uri
-from kipx.report.pictures import chart, scale_of_steps
+from kipx.report.pictures import chart, scale_of_steps, words
 
 ACCURACIES = {
     "test_accuracy": "test",
@@ -41,10 +41,16 @@ def uri(found, y_label, *, percent=False, log=False):
         color = colors(i) if len(found) <= 10 else colors(i / len(found))
         marker = "o" if len(steps) <= 20 else None
         axis.plot(
-            steps, [100 * v if percent else v for v in values], marker=marker, ms=3, lw=1.3, color=color, label=name
+            steps,
+            [100 * v if percent else v for v in values],
+            marker=marker,
+            ms=3,
+            lw=1.3,
+            color=color,
+            label=words(name),
         )
     scale_of_steps(axis, sorted({step for steps, _ in found.values() for step in steps}))
-    axis.set(xlabel="step", ylabel=y_label, **({"yscale": "log"} if log else {}))
+    axis.set(xlabel="step", ylabel=words(y_label), **({"yscale": "log"} if log else {}))
     if len(found) <= LABELLED:
         axis.legend(fontsize=8, frameon=False)
     buffer = io.BytesIO()

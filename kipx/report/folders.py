@@ -1,16 +1,13 @@
 """Folders of runs, read without trust: what is damaged or foreign is named, and the rest is reported."""
 
 import itertools
-import json
 import pathlib
 import re
 import shlex
 
-import yaml
+from kipx import artifacts, checks, untrusted
 
-from kipx import artifacts, checks
-
-DAMAGE = (checks.UserError, yaml.YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError)
+DAMAGE = (checks.UserError, OSError, ValueError, TypeError, KeyError, AttributeError)
 _LOCAL = ("hydra.", "dataset.data_dir=", "dataset.raw_dir=", "resume=")  # overrides that say where, not what
 
 
@@ -68,7 +65,7 @@ def architecture(section):
 
 def json_object(path):
     """A JSON object; {} where there is none."""
-    value = json.loads(path.read_text()) if path.is_file() else {}
+    value = untrusted.from_json(path.read_bytes()) if path.is_file() else {}
     if not isinstance(value, dict):
         raise checks.UserError(f"{path.name}: expected an object, got {type(value).__name__}")
     return value
@@ -77,7 +74,7 @@ def json_object(path):
 def typed(path):
     """The overrides that a run was started with, without those that say where things lie; None if that is not known."""
     kept = path / artifacts.OVERRIDES
-    overrides = yaml.safe_load(kept.read_bytes()) if kept.is_file() else None
+    overrides = untrusted.from_yaml(kept.read_bytes()) if kept.is_file() else None
     if not isinstance(overrides, list):
         return None
     kept = [override for override in overrides if not override.lstrip("+~").startswith(_LOCAL)]

@@ -142,8 +142,9 @@ def _bytes(path, part):
 
 
 def _analysis(path):
-    """What kipx analyze has drawn."""
-    drawn = sorted((path / ANALYSIS).glob("*.png"))
+    """What kipx analyze has drawn; a link out of the folder would put what it leads to into the page."""
+    found = sorted((path / ANALYSIS).glob("*.png"))
+    drawn = [file for file in found if file.resolve().is_relative_to(path.resolve())]
     return [(f"kipx analyze: {file.stem}", data_uri(file.read_bytes(), "image/png")) for file in drawn]
 
 

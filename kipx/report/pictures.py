@@ -6,6 +6,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from kipx import checks
+
 
 def support_png(initial, learned, labels, class_names, *, most=20, limits=None):
     """Draws images of a support set, the initial above the learned, each under its class.
@@ -29,7 +31,7 @@ def support_png(initial, learned, labels, class_names, *, most=20, limits=None):
             axis.set(xticks=[], yticks=[])
         axes[row][0].set_ylabel(title)
     for axis, place in zip(axes[0], places, strict=True):
-        axis.set_title(class_names[int(np.argmax(labels[place]))], fontsize=9)
+        axis.set_title(words(class_names[int(np.argmax(labels[place]))]), fontsize=9)
     return as_png(figure)
 
 
@@ -47,13 +49,19 @@ def labels_png(images, labels, class_names, *, most=20):
     axes = figure.subplots(2, len(places), squeeze=False, sharey="row")
     for (above, below), place in zip(axes.T, places, strict=True):
         above.imshow(_stretch(images[place]), cmap="gray", interpolation="nearest")
-        above.set_title(class_names[int(np.argmax(labels[place]))], fontsize=9)
+        above.set_title(words(class_names[int(np.argmax(labels[place]))]), fontsize=9)
         below.bar(np.arange(len(class_names)), labels[place], color="black")
         for axis in (above, below):
             axis.set(xticks=[], yticks=[])
     axes[0][0].set_ylabel("image")
     axes[1][0].set_ylabel("label")
     return as_png(figure)
+
+
+def words(text, most=80):
+    """Text as it stands in a picture: in one line, not too long, and no formula, which may be a wrong one."""
+    text = checks.printable(text)
+    return (text if len(text) <= most else f"{text[: most - 3]}...").replace("$", r"\$")
 
 
 def as_png(figure):
@@ -92,5 +100,6 @@ def spread(count, most):
 
 
 def _stretch(image, limits=None):
+    image = image if image.shape[-1] == 3 else image.mean(axis=-1)
     low, high = (image.min(), image.max()) if limits is None else limits
-    return (np.clip(image, low, high) - low).squeeze() / (high - low if high > low else 1)
+    return (np.clip(image, low, high) - low) / (high - low if high > low else 1)

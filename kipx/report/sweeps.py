@@ -1,15 +1,15 @@
 """A sweep as a whole: which of its jobs are done, failed, at work or missing, and what to type for those not done."""
 
 import collections
+import itertools
 import os
 import pathlib
 import platform
+import re
 import shlex
 from typing import NamedTuple
 
-import yaml
-
-from kipx import artifacts, grid
+from kipx import artifacts, grid, untrusted
 from kipx.report import folders
 
 FILE = "multirun.yaml"  # Hydra's, of the whole sweep
@@ -45,10 +45,13 @@ def read(folder):
     """
     folder = pathlib.Path(folder)
     try:
-        config = yaml.safe_load((folder / FILE).read_bytes())["hydra"]
+        config = untrusted.from_yaml((folder / FILE).read_bytes())["hydra"]
         if config["sweep"]["subdir"] != "${hydra.job.num}":
             return []
-        return [_job(folder, config["job"]["config_name"], *one) for one in enumerate(grid.jobs(config))]
+        jobs, command = grid.jobs(config), config["job"]["config_name"]
+        if not re.fullmatch(r"[a-z]+(-[a-z]+)*", command) or any(map(_is_hydras, itertools.chain(*jobs))):
+            return []  # what is proposed to be typed could run anything
+        return [_job(folder, command, *one) for one in enumerate(jobs)]
     except folders.DAMAGE:
         return []
 
@@ -63,6 +66,10 @@ def lines(jobs):
             said.append(f"job {job.number} ({' '.join(job.overrides)}) {job.state}{reason}")
     commands = [job.command for job in jobs if job.command]
     return [*said, *(["what is not done, and nothing else, runs with:"] if commands else []), *commands]
+
+
+def _is_hydras(override):
+    return override.lstrip("+~").startswith("hydra")
 
 
 def _job(folder, command, number, overrides):

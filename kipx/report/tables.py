@@ -1,8 +1,11 @@
 """A table, for the terminal and as Markdown."""
 
+import re
 from typing import NamedTuple
 
 import numpy as np
+
+from kipx import checks
 
 
 class Table(NamedTuple):
@@ -23,7 +26,7 @@ class Table(NamedTuple):
 
 def markdown(table):
     """The table under a heading, its notes below, as Markdown ending with a newline."""
-    return f"## {table.title}\n\n{body(table)}"
+    return f"## {checks.printable(table.title)}\n\n{body(table)}"
 
 
 def body(table):
@@ -32,12 +35,18 @@ def body(table):
     rule = ["--:" if column.startswith(">") else "---" for column in table.columns]
     lines = [_line(names), _line(rule), *map(_line, table.rows), ""] if table.rows else []
     for note in table.notes:
-        lines += [note, ""]
+        lines += [checks.printable(note), ""]
     return "\n".join(lines)
 
 
 def _line(cells):
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(_cell, cells)) + " |"
+
+
+def _cell(text):
+    """Text that stays in its cell, as text: in one line, no end of the cell in it, and no tag of HTML."""
+    text = re.sub(r"(\\*)\|", r"\1\1\\|", checks.printable(text))
+    return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", text)
 
 
 def percent(share):
