@@ -9,7 +9,6 @@ import pathlib
 import platform
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,15 +16,17 @@ import numpy as np
 import yaml
 
 from kipx import checks
+from kipx.files import write
 from kipx.preprocess import Preprocessing
 
-SUPPORT, CONFIG, OVERRIDES, METRICS, MANIFEST, JOB = (
+SUPPORT, CONFIG, OVERRIDES, METRICS, MANIFEST, JOB, LOCK = (
     "support.npz",
     "config.yaml",
     "overrides.yaml",
     "metrics.jsonl",
     "manifest.json",
     "job.json",
+    ".lock",
 )
 _PREFIX = "preprocessing_"
 _WHITENING = _PREFIX + "whitening"
@@ -86,7 +87,7 @@ def read_npz(path):
     try:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, AttributeError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged bytes lead zip and npy readers to errors of every kind
         raise checks.UserError(f"{path}: is torn or no npz ({error}); take it from the run again") from error
 
 
@@ -195,17 +196,6 @@ def npz_bytes(arrays):
     return buffer.getvalue()
 
 
-def write(path, content):
-    """Writes text or bytes so that the file is either the old one or the whole new one."""
-    path = pathlib.Path(path)
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
 def write_json(path, value):
     """Writes a value as indented JSON, atomically."""
     write(path, json.dumps(value, indent=2) + "\n")
@@ -262,7 +252,7 @@ def _parse(text, path):
 def write_manifest(folder, *, config, parents=()):
     """Writes manifest.json: the sha256 of every other file in the folder, the config, the runs it came from."""
     folder = pathlib.Path(folder)
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (MANIFEST, JOB))
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (MANIFEST, JOB, LOCK))
     sums = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
     write_json(folder / MANIFEST, {"files": sums, "config": config, "parents": list(parents)})
 

@@ -16,6 +16,10 @@ class EngineError(RuntimeError):
     """A process or a worker of the engine failed or is gone: state is saved, exit code 3."""
 
 
+class StorageError(RuntimeError):
+    """A file cannot be written: what was whole before is whole still, exit code 3."""
+
+
 def integer(name, value, *, at_least):
     """Returns `value` if it is an integer >= `at_least`, else raises UserError."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < at_least:

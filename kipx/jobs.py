@@ -25,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
 from omegaconf import OmegaConf
 
-from kipx import exits
+from kipx import exits, files
 from kipx.report.tables import duration
 
 JOB = "job.json"
@@ -96,9 +96,7 @@ def _attempt(command, cfg, folder, record):
 def _note(folder, record, code, message):
     record.update(code=code, message=message)
     if os.environ.get("SLURM_PROCID", "0") == "0":  # one task of a job writes
-        part = folder / f".{JOB}.part"
-        part.write_text(json.dumps(record, indent=2) + "\n")
-        os.replace(part, folder / JOB)
+        files.write(folder / JOB, json.dumps(record, indent=2) + "\n")
     return code
 
 

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from kipx.artifacts import METRICS, write
+from kipx import checks
+from kipx.artifacts import METRICS
+from kipx.files import storing, write
 
 
 class Shown(NamedTuple):
@@ -61,7 +63,7 @@ def jsonl(folder, *, after=-1):
         write(path, "".join(json.dumps(row) + "\n" for row in read(path) if row["step"] <= after))
 
     def log(row):
-        with open(path, "a") as file:
+        with storing(path), open(path, "a") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -76,13 +78,20 @@ def rows(folder):
 
 
 def read(path):
-    """The rows of a metrics.jsonl, up to the first torn line."""
-    rows = []
-    for line in pathlib.Path(path).read_text().splitlines():
+    """The rows of a metrics.jsonl; a last line that is torn, as a kill leaves it, is left out.
+
+    Raises:
+      UserError: another line is torn, or is no row.
+    """
+    lines, rows = pathlib.Path(path).read_bytes().splitlines(keepends=True), []
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            row = json.loads(line)
+            rows.append({"step": row["step"], **row})
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines) and not line.endswith(b"\n"):
+                break
+            raise checks.UserError(f"{path}: line {number} is no row of metrics; take it from a backup") from error
     return rows
 
 

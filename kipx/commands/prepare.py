@@ -32,7 +32,7 @@ def run(*, name, data_dir, raw_dir, source=None, say=lambda text: CONSOLE.print(
     if data is None:
         try:
             data, new = _prepare(name, source, data_dir, raw_dir, say)
-        except OSError as error:
+        except (OSError, checks.StorageError) as error:
             raise checks.UserError(f"{name}: cannot prepare in {published.folder(data_dir)}: {error}") from error
     return {
         "folder": str(place),
@@ -46,7 +46,7 @@ def run(*, name, data_dir, raw_dir, source=None, say=lambda text: CONSOLE.print(
 
 def _prepare(name, source, data_dir, raw_dir, say):
     """The data set, and whether it was this call that prepared it."""
-    with prepare.alone(name, data_dir, waiting=lambda: say(f"{name}: waiting for another kipx prepare")):
+    with prepare.alone(name, data_dir, waiting=lambda holder: say(f"{name}: waiting for another kipx prepare")):
         data = _whole(name, data_dir, lambda text: None)  # by now
         if data is not None:
             return data, False

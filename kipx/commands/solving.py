@@ -1,9 +1,7 @@
 """Label Solve in a run folder: the sums over the train set are kept in a file, and a resumed run adds to them."""
 
-import io
 import pathlib
 import time
-import zipfile
 
 import numpy as np
 
@@ -76,9 +74,7 @@ def _streamed(stream, sums, spent, n, folder, every_s, show, config):
 def _save(folder, sums, spent, config):
     if hosts.leads():
         arrays = {"done": sums.done, "triangles": sums.triangles, "time_s": spent, "config": keep.identity(config)}
-        buffer = io.BytesIO()
-        np.savez(buffer, **{key: np.asarray(value) for key, value in arrays.items()})
-        artifacts.write(pathlib.Path(folder) / SUMS, buffer.getvalue())
+        artifacts.write(pathlib.Path(folder) / SUMS, artifacts.npz_bytes(arrays))
 
 
 def _restore(folder, shape, n, config):
@@ -96,9 +92,9 @@ def _read(path, shape, n, config):
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            found, identity = tuple(file[key] for key in ("done", "triangles", "time_s")), str(file["config"])
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        file = artifacts.read_npz(path)
+        found, identity = tuple(file[key] for key in ("done", "triangles", "time_s")), str(file["config"])
+    except (checks.UserError, KeyError) as error:
         raise checks.UserError(f"resume: {path} cannot be read; remove it to sum up again ({error})") from error
     if identity != keep.identity(config) or found[1].shape != shape or not 0 <= int(found[0]) <= n:
         raise checks.UserError(
