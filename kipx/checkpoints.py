@@ -2,7 +2,11 @@
 
 import contextlib
 import hashlib
+import os
 import pathlib
+import re
+import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -46,13 +50,31 @@ def open_manager(folder):
     options = ocp.CheckpointManagerOptions(
         preservation_policy=keep, cleanup_tmp_directories=True, multiprocessing_options=alone, create=False
     )
-    with _storing(folder):
-        manager = ocp.CheckpointManager(folder, options=options)
-    try:
-        yield manager
-    finally:
+    with _silent_threads(), contextlib.ExitStack() as stack:
         with _storing(folder):
-            manager.close()
+            manager = ocp.CheckpointManager(folder, options=options)
+            stack.callback(_storing(folder)(manager.close))
+        yield manager
+
+
+@contextlib.contextmanager
+def _silent_threads():
+    """Keeps threads of orbax from printing what goes wrong in them, which the next call of orbax raises again."""
+    raised, unraisable = threading.excepthook, sys.unraisablehook
+
+    def raise_again(failed):
+        if not type(failed.thread).__module__.startswith("orbax."):
+            raised(failed)
+
+    def drop(failed):
+        if "Event loop is closed" not in str(failed.exc_value):  # of what was cancelled because something failed
+            unraisable(failed)
+
+    threading.excepthook, sys.unraisablehook = raise_again, drop
+    try:
+        yield
+    finally:
+        threading.excepthook, sys.unraisablehook = raised, unraisable
 
 
 @contextlib.contextmanager
@@ -61,7 +83,8 @@ def _storing(folder):
     try:
         yield
     except (OSError, ValueError) as error:  # tensorstore's are ValueErrors
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0].rpartition(": ")[2]
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        reason = os.strerror(int(code[1])) if code else getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise checks.StorageError(
             f"{folder}: a checkpoint cannot be written ({reason}); make room, or let it be written"
         ) from error

@@ -32,8 +32,12 @@ def run(*, name, data_dir, raw_dir, source=None, say=lambda text: CONSOLE.print(
     if data is None:
         try:
             data, new = _prepare(name, source, data_dir, raw_dir, say)
-        except (OSError, checks.StorageError) as error:
-            raise checks.UserError(f"{name}: cannot prepare in {published.folder(data_dir)}: {error}") from error
+        except (OSError, RuntimeError) as error:  # the writers of records raise RuntimeErrors
+            reason, again = str(error).splitlines()[0], published.prepare_command(name, data_dir)
+            raise checks.UserError(
+                f"{name}: cannot prepare in {published.folder(data_dir)}: {reason}; make room or take another "
+                f"dataset.data_dir, and run {again} again"
+            ) from error
     return {
         "folder": str(place),
         "new": new,
