@@ -1,5 +1,5 @@
 # make demo and make test do all the set-up, on a machine with git, make and Python >= 3.11.
-.PHONY: demo test test-slow test-install lint lock agreement accuracy bench bench-engines bench-plan bench-transfer figures docs clean
+.PHONY: demo test test-slow test-install test-faults lint lock agreement accuracy bench bench-engines bench-plan bench-transfer figures docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,6 +18,10 @@ test-slow: $(VENV)/installed
 # the wheel, in an empty environment elsewhere
 test-install: $(VENV)/installed
 	$(BIN)/python tests/install.py
+
+# kills, full disks, wrong bytes, jumping clocks, two at once; 40 minutes
+test-faults: $(VENV)/installed
+	PYTHONPATH=tests $(BIN)/python -m faults docs/results/reliability.json docs/reliability.md
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

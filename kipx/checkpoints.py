@@ -50,17 +50,24 @@ def open_manager(folder):
     options = ocp.CheckpointManagerOptions(
         preservation_policy=keep, cleanup_tmp_directories=True, multiprocessing_options=alone, create=False
     )
-    with _silent_threads(), contextlib.ExitStack() as stack:
-        with _storing(folder):
-            manager = ocp.CheckpointManager(folder, options=options)
-            stack.callback(_storing(folder)(manager.close))
+    _silence_threads()
+    with _storing(folder):
+        manager = ocp.CheckpointManager(folder, options=options)
+    try:
         yield manager
+    finally:
+        with _storing(folder):
+            manager.close()
 
 
-@contextlib.contextmanager
-def _silent_threads():
-    """Keeps threads of orbax from printing what goes wrong in them, which the next call of orbax raises again."""
+def _silence_threads():
+    """Keeps threads of orbax from printing what goes wrong in them, which the next call of orbax raises again.
+
+    For good: what they had begun may end after the manager is closed.
+    """
     raised, unraisable = threading.excepthook, sys.unraisablehook
+    if unraisable.__module__ == __name__:
+        return
 
     def raise_again(failed):
         if not type(failed.thread).__module__.startswith("orbax."):
@@ -71,10 +78,6 @@ def _silent_threads():
             unraisable(failed)
 
     threading.excepthook, sys.unraisablehook = raise_again, drop
-    try:
-        yield
-    finally:
-        threading.excepthook, sys.unraisablehook = raised, unraisable
 
 
 @contextlib.contextmanager
@@ -155,7 +158,7 @@ def _part(manager, step, **item):
     try:
         return manager.restore(step, args=ocp.args.Composite(**item))[next(iter(item))]
     except Exception as error:  # damaged bytes lead readers to errors of every kind
-        raise ValueError((str(error).splitlines() or [type(error).__name__])[0]) from error
+        raise ValueError((str(error).splitlines() or [type(error).__name__])[0][:160]) from error
 
 
 def steps(folder):
@@ -204,8 +207,8 @@ def restore(manager, like, *, config_hash):
         origin = _origin(manager, step)
         if origin["config"] != config_hash:
             raise checks.UserError(
-                f"resume: the checkpoint at step {step} in {manager.directory} is of another config than config.yaml; "
-                "put the run's own config.yaml back, or start a new run"
+                f"resume: the checkpoint at step {step} in {manager.directory} is of another config than config.yaml, "
+                "or damaged; put the run's own config.yaml back, or remove its folder to go on from an earlier one"
             )
         state = _state(manager, step, origin, ocp.args.StandardRestore(to_host(like)))
     except checks.UserError:

@@ -216,7 +216,7 @@ def test_the_table_takes_its_own_place_in_the_page_alone():
     text = "# Title\n<!-- faults -->\nold\n<!-- /faults -->\n<!-- soak -->\nkept\n<!-- /soak -->\n"
     case = {"command": "distill", "fault": "SIGKILL", "how": "at 0.5", "end": "identical", "seen": ""}
     cases = [case, {**case, "end": "refused"}, {**case, "fault": "disk full", "seen": "not tried: why"}]
-    made = page.section({"seed": 8, "minutes": 3.2, "machine": "2 cores", "cases": cases})
+    made = page.section({"seed": 8, "machine": "2 cores", "parts": {"kills": {"minutes": 3.2, "cases": cases}}})
     found = page.replaced(text, "faults", made)
     assert "old" not in found
     assert "| SIGKILL | distill | 2 | 1 | 1 | 0 |" in found

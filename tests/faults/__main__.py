@@ -15,38 +15,46 @@ WORKERS = 2
 
 
 def main(json_path, page_path, *only):
-    """The whole suite, or the faults that are named, kills, disks, clocks, twos, damage, of the commands that are."""
-    began = time.monotonic()
+    """All faults, or those that are named (kills, twos, disks, clocks, damage), of all commands or those that are.
+
+    What a fault gave is written when it has been tried on all commands; what others gave before stays.
+    """
     root = pathlib.Path(tempfile.mkdtemp(prefix="kipx-faults-"))
     _surround(root)
-    from faults import commands, page, process
+    from faults import commands, process
 
     process.FORKED.set_forkserver_preload(process.IMPORTED)
-
     with commands.serving() as address:
         os.environ["MNIST_IN_SMALL"] = address
-        results = _tried(commands.make(root), root, only)
-    cases = [
-        {
-            "command": case.command.name,
-            "fault": case.fault,
-            "how": case.how,
-            "end": outcome.end,
-            "seen": _short(outcome, root),
-        }
-        for case, outcome in results
-    ]
-    wrong = [case for case in cases if case["end"] == "wrong"]
-    minutes = (time.monotonic() - began) / 60
-    result = {"seed": SEED, "minutes": round(minutes, 1), "machine": _machine(), "cases": cases}
-    if not only:
-        pathlib.Path(json_path).write_text(json.dumps(result, indent=1) + "\n")
-        path = pathlib.Path(page_path)
-        path.write_text(page.replaced(path.read_text(), page.SECTION, page.section(result)))
-    print(f"test-faults: seed {SEED}, {len(cases)} cases in {minutes:.1f} minutes, {len(wrong)} ended wrong")
+        made = commands.make(root)
+        wanted = {command.name for command in made if command.name in only}
+        wrong, faults = 0, set(only) - wanted
+        for name, minutes, ended in _tried(made, root, faults, wanted):
+            cases = [_as_json(case, outcome, root) for case, outcome in ended]
+            wrong += sum(case["end"] == "wrong" for case in cases)
+            print(
+                f"test-faults: {name}, seed {SEED}, {len(cases)} cases in {minutes:.1f} minutes, {wrong} wrong so far"
+            )
+            if not wanted:
+                _write(pathlib.Path(json_path), pathlib.Path(page_path), name, {"minutes": minutes, "cases": cases})
     if not wrong:
         shutil.rmtree(root)
     return int(bool(wrong))
+
+
+def _as_json(case, outcome, root):
+    seen = outcome.seen.replace(str(root), "<folder>")
+    return {"command": case.command.name, "fault": case.fault, "how": case.how, "end": outcome.end, "seen": seen}
+
+
+def _write(json_path, page_path, name, part):
+    from faults import page
+
+    result = json.loads(json_path.read_text()) if json_path.exists() else {"parts": {}}
+    result.update(seed=SEED, machine=_machine())
+    result["parts"][name] = {"minutes": round(part["minutes"], 1), "cases": part["cases"]}
+    json_path.write_text(json.dumps(result, indent=1) + "\n")
+    page_path.write_text(page.replaced(page_path.read_text(), page.SECTION, page.section(result)))
 
 
 def _surround(root):
@@ -58,14 +66,36 @@ def _surround(root):
     logging.disable(logging.ERROR)
 
 
-def _tried(commands, root, only):
+def _tried(commands, root, faults, wanted):
+    """Yields (name of the fault, minutes, [(Case, Outcome)])."""
     from faults import cases, clocks, damage, disks, kills, twos
 
+    whole, took_s = _undisturbed(commands, root)
+    finished = {command.name: whole[f"{command.name} folder"] for command in commands}
+    parts = {
+        "kills": lambda: kills.cases(commands, SEED),
+        "twos": lambda: twos.cases(commands),
+        "disks": lambda: disks.cases(commands),
+        "clocks": lambda: clocks.cases(commands),
+        "damage": lambda: damage.cases(commands, finished),
+    }
+    for name, make in parts.items():
+        if not faults or name in faults:
+            began = time.monotonic()
+            found = [case for case in make() if not wanted or case.command.name in wanted]
+            ended = cases.run_all(found, whole, took_s, root / name, SEED, WORKERS)
+            yield name, (time.monotonic() - began) / 60, ended
+
+
+def _undisturbed(commands, root):
+    """What runs leave that nobody disturbs, which is the same twice, and how long they take."""
+    from faults import disks
+
     whole, took_s = {}, {}
+    (root / "whole").mkdir()
     for command in commands:
         for kind in ("fresh", "forked"):
-            folder = root / "whole" / f"{command.name} {kind}"
-            folder.parent.mkdir(exist_ok=True)
+            folder = root / "whole" / f"{command.name}_{kind}"
             ended = command.begin(folder, root / "whole" / f"{command.name}.log", fresh=kind == "fresh").wait()
             assert ended.code == 0, ended.said
             took_s[f"{command.name} {kind}"] = ended.took_s
@@ -73,24 +103,7 @@ def _tried(commands, root, only):
             found = command.traces(folder)
             assert whole.setdefault(command.name, found) == found, f"{command.name} is not the same twice"
         whole[f"{command.name} folder"], whole[f"{command.name} sizes"] = folder, disks.sizes(folder)
-    wanted = [command for command in commands if command.name in only]
-    faults, wanted = set(only) - {command.name for command in wanted}, wanted or commands
-    finished = {command.name: whole[f"{command.name} folder"] for command in commands}
-    parts = {
-        "damage": lambda: damage.cases(commands, finished),
-        "disks": lambda: disks.cases(commands),
-        "twos": lambda: twos.cases(commands),
-        "clocks": lambda: clocks.cases(commands),
-        "kills": lambda: kills.cases(commands, SEED),
-    }
-    tried = [case for name, make in parts.items() if not faults or name in faults for case in make()]
-    found = [case for case in tried if case.command in wanted]
-    (root / "cases").mkdir()
-    return cases.run_all(found, whole, took_s, root / "cases", SEED, WORKERS)
-
-
-def _short(outcome, root):
-    return outcome.seen.replace(str(root), "<folder>")
+    return whole, took_s
 
 
 def _machine():

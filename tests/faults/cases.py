@@ -3,7 +3,6 @@
 import concurrent.futures
 import random
 import shutil
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -90,11 +89,12 @@ def run_all(cases, whole, took_s, root, seed, workers):
             outcome = case.run(case, bench)
         except Exception as error:
             outcome = Outcome(WRONG, f"{type(error).__name__}: {error}")
-        print(f"{at + 1}/{len(cases)} {case.command.name}: {case.fault}, {case.how}: {outcome.end} {outcome.seen}")
-        sys.stdout.flush()
+        seen = outcome.seen if outcome.end == WRONG else ""
+        print(f"{at + 1}/{len(cases)} {case.command.name}: {case.fault}, {case.how}: {outcome.end} {seen}", flush=True)
         if outcome.end != WRONG:
             shutil.rmtree(folder, ignore_errors=True)
         return case, outcome
 
+    root.mkdir()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         return list(pool.map(one, range(len(cases))))

@@ -57,7 +57,7 @@ def make(folder):
     train, test = (x[:n, ::2, ::2] for x, n in ((data.x_train, 200), (data.x_test, 30)))
     np.savez(npz, x_train=train, y_train=data.y_train[:200], x_test=test, y_test=data.y_test[:30])
     tiny = ["dataset=npz", f"dataset.path={npz}", "logger=none"]
-    kernel = ["kernel=fc", "kernel.depth=1", "engine=dense"]
+    kernel = ["kernel=fc", "kernel.depth=1", "kernel.kind=nngp", "engine=dense"]
     learn = [*tiny, *kernel, "steps=12", "target.batch_size=20", "baseline.draws=1", "checkpoint.every_s=0.01"]
     distill = Command("distill", learn, "hydra.run.dir", True, of_distill, ORBAX)
     ended = distill.begin(folder / "set", folder / "set.log").wait()

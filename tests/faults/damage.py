@@ -9,7 +9,7 @@ from kipx.data import published
 
 ORBAX, SUMS, SET, RECORDS = "checkpoint", "sums", "support.npz", "prepared records"
 CUTS = ("cut to nothing", "cut to a half", "without its last byte")
-FLIPS = 12  # of a bit, in each file
+FLIPS = 5  # of a bit, in each file
 
 
 def spoil(path, how, rng):
@@ -41,7 +41,7 @@ def cases(commands, finished):
             Case(by_name["distill"], "damaged checkpoint", f"file {i} {how}, read", _read_step) for how in _hows(FLIPS)
         ]
     found += [
-        Case(by_name["distill"], "damaged support.npz", f"file 0 {how}, read", _read_set) for how in _hows(10 * FLIPS)
+        Case(by_name["distill"], "damaged support.npz", f"file 0 {how}, read", _read_set) for how in _hows(20 * FLIPS)
     ]
     for i, _ in enumerate(_records(finished["prepare"])):
         found += [

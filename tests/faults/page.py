@@ -23,12 +23,13 @@ def replaced(page, section, text):
 
 def section(result):
     """The fault suite's: what was tried, how often, and what came of it."""
-    cases = result["cases"]
+    cases = [case for part in result["parts"].values() for case in part["cases"]]
+    minutes = sum(part["minutes"] for part in result["parts"].values())
     tried = [case for case in cases if not case["seen"].startswith("not tried")]
     identical, refused = (sum(case["end"] == end for case in tried) for end in (IDENTICAL, REFUSED))
     return "\n".join(
         [
-            f"Command: `make test-faults`, seed {result['seed']}: {len(tried)} cases in {result['minutes']:.0f} "
+            f"Command: `make test-faults`, seed {result['seed']}: {len(tried)} cases in {minutes:.0f} "
             f"minutes on {result['machine']}; each of them is in [results/reliability.json](results/reliability.json).",
             "",
             f"**{identical} ended bit for bit as an undisturbed run, {refused} were refused in a line that names the "
