@@ -1,5 +1,6 @@
 """Runs the suite, writes its JSON and its section of the page; exit code 1 if a case ended otherwise than promised."""
 
+import itertools
 import json
 import logging
 import os
@@ -15,9 +16,9 @@ WORKERS = 2
 
 
 def main(json_path, page_path, *only):
-    """All faults, or those that are named (kills, twos, disks, clocks, damage), of all commands or those that are.
+    """All faults, or those that are named (twos, disks, damage, clocks, kills), of all commands or those that are.
 
-    What a fault gave is written when it has been tried on all commands; what others gave before stays.
+    What a fault of a command gave is written when all its cases have ended; what others gave before stays.
     """
     root = pathlib.Path(tempfile.mkdtemp(prefix="kipx-faults-"))
     _surround(root)
@@ -32,11 +33,8 @@ def main(json_path, page_path, *only):
         for name, minutes, ended in _tried(made, root, faults, wanted):
             cases = [_as_json(case, outcome, root) for case, outcome in ended]
             wrong += sum(case["end"] == "wrong" for case in cases)
-            print(
-                f"test-faults: {name}, seed {SEED}, {len(cases)} cases in {minutes:.1f} minutes, {wrong} wrong so far"
-            )
-            if not wanted:
-                _write(pathlib.Path(json_path), pathlib.Path(page_path), name, {"minutes": minutes, "cases": cases})
+            print(f"{name}, seed {SEED}: {len(cases)} cases in {minutes:.1f} minutes, {wrong} wrong so far", flush=True)
+            _write(pathlib.Path(json_path), pathlib.Path(page_path), name, {"minutes": minutes, "cases": cases})
     if not wrong:
         shutil.rmtree(root)
     return int(bool(wrong))
@@ -67,23 +65,23 @@ def _surround(root):
 
 
 def _tried(commands, root, faults, wanted):
-    """Yields (name of the fault, minutes, [(Case, Outcome)])."""
+    """Yields (fault and command, minutes, [(Case, Outcome)])."""
     from faults import cases, clocks, damage, disks, kills, twos
 
     whole, took_s = _undisturbed(commands, root)
     finished = {command.name: whole[f"{command.name} folder"] for command in commands}
     parts = {
-        "kills": lambda: kills.cases(commands, SEED),
-        "twos": lambda: twos.cases(commands),
-        "disks": lambda: disks.cases(commands),
-        "clocks": lambda: clocks.cases(commands),
-        "damage": lambda: damage.cases(commands, finished),
+        "twos": twos.cases(commands),
+        "disks": disks.cases(commands),
+        "damage": damage.cases(commands, finished),
+        "clocks": clocks.cases(commands),
+        "kills": kills.cases(commands, SEED),
     }
-    for name, make in parts.items():
-        if not faults or name in faults:
-            began = time.monotonic()
-            found = [case for case in make() if not wanted or case.command.name in wanted]
-            ended = cases.run_all(found, whole, took_s, root / name, SEED, WORKERS)
+    for fault, command in itertools.product(parts, reversed(commands)):
+        if fault in (faults or parts) and command.name in (wanted or finished):
+            began, name = time.monotonic(), f"{fault} {command.name}"
+            found = [case for case in parts[fault] if case.command is command]
+            ended = cases.run_all(found, whole, took_s, root / name.replace(" ", "_"), SEED, WORKERS)
             yield name, (time.monotonic() - began) / 60, ended
 
 
