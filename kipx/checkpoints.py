@@ -66,7 +66,7 @@ def _silence_threads():
     For good: what they had begun may end after the manager is closed.
     """
     raised, unraisable = threading.excepthook, sys.unraisablehook
-    if unraisable.__module__ == __name__:
+    if getattr(unraisable, "__module__", None) == __name__:
         return
 
     def raise_again(failed):

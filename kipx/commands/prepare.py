@@ -33,7 +33,8 @@ def run(*, name, data_dir, raw_dir, source=None, say=lambda text: CONSOLE.print(
         try:
             data, new = _prepare(name, source, data_dir, raw_dir, say)
         except (OSError, RuntimeError) as error:  # the writers of records raise RuntimeErrors
-            reason, again = str(error).splitlines()[0], published.prepare_command(name, data_dir)
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            again = published.prepare_command(name, data_dir)
             raise checks.UserError(
                 f"{name}: cannot prepare in {published.folder(data_dir)}: {reason}; make room or take another "
                 f"dataset.data_dir, and run {again} again"
