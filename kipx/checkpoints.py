@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import logging
 import os
 import pathlib
 import re
@@ -50,7 +51,7 @@ def open_manager(folder):
     options = ocp.CheckpointManagerOptions(
         preservation_policy=keep, cleanup_tmp_directories=True, multiprocessing_options=alone, create=False
     )
-    _silence_threads()
+    _silence()
     with _storing(folder):
         manager = ocp.CheckpointManager(folder, options=options)
     try:
@@ -60,11 +61,12 @@ def open_manager(folder):
             manager.close()
 
 
-def _silence_threads():
-    """Keeps threads of orbax from printing what goes wrong in them, which the next call of orbax raises again.
+def _silence():
+    """Keeps orbax from printing what goes wrong in its threads, with tracebacks: its next call raises it again.
 
     For good: what they had begun may end after the manager is closed.
     """
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     raised, unraisable = threading.excepthook, sys.unraisablehook
     if getattr(unraisable, "__module__", None) == __name__:
         return

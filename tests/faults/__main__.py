@@ -16,7 +16,7 @@ WORKERS = 2
 
 
 def main(json_path, page_path, *only):
-    """All faults, or those that are named (twos, disks, damage, clocks, kills), of all commands or those that are.
+    """All faults, or those that are named (twos, disks, damage, kills, clocks), of all commands or those that are.
 
     What a fault of a command gave is written when all its cases have ended; what others gave before stays.
     """
@@ -74,8 +74,8 @@ def _tried(commands, root, faults, wanted):
         "twos": twos.cases(commands),
         "disks": disks.cases(commands),
         "damage": damage.cases(commands, finished),
-        "clocks": clocks.cases(commands),
         "kills": kills.cases(commands, SEED),
+        "clocks": clocks.cases(commands),
     }
     for fault, command in itertools.product(parts, reversed(commands)):
         if fault in (faults or parts) and command.name in (wanted or finished):
