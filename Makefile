@@ -1,6 +1,6 @@
 # make demo and make test do all the set-up, on a machine with git, make and Python >= 3.11.
-.PHONY: demo test test-slow test-fuzz test-install test-lowest test-newest lint lock agreement accuracy \
-	bench bench-engines bench-plan bench-transfer determinism soak figures reports docs clean
+.PHONY: demo test test-slow test-fuzz test-faults test-install test-lowest test-newest lint lock agreement \
+	accuracy bench bench-engines bench-plan bench-transfer determinism soak figures reports docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -33,6 +33,10 @@ test-lowest test-newest: test-%: $(VENV)/installed
 	$(BIN)/uv pip install --quiet --python build/$*/bin/python --resolution $(RESOLUTION) \
 		--override requirements.overrides --editable '.[dev,oracle,pool,launchers,ray-launcher]'
 	build/$*/bin/python -m pytest -n 2 --dist loadgroup
+
+# kills, full disks, wrong bytes, jumping clocks, two at once; 40 minutes
+test-faults: $(VENV)/installed
+	PYTHONPATH=tests $(BIN)/python -m faults docs/results/reliability.json docs/reliability.md
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,6 +1,5 @@
 """The run folder: written atomically, read back without trust."""
 
-import errno
 import hashlib
 import importlib.metadata
 import io
@@ -17,10 +16,11 @@ import numpy as np
 import yaml
 
 from kipx import checks, untrusted
+from kipx.files import write
 from kipx.preprocess import Preprocessing
 
 SUPPORT, CONFIG, OVERRIDES = "support.npz", "config.yaml", "overrides.yaml"
-METRICS, MANIFEST, JOB = "metrics.jsonl", "manifest.json", "job.json"
+METRICS, MANIFEST, JOB, LOCK = "metrics.jsonl", "manifest.json", "job.json", ".lock"
 _PREFIX = "preprocessing_"
 _WHITENING = _PREFIX + "whitening"
 
@@ -188,20 +188,6 @@ def npz_bytes(arrays):
     return buffer.getvalue()
 
 
-def write(path, content):
-    """Writes text or bytes so that the file is either the old one or the whole new one."""
-    path = pathlib.Path(path)
-    if path.exists() and not path.is_file():
-        raise FileExistsError(errno.EEXIST, "is there, and no file", str(path))  # /dev/null, say
-    part = path.with_name(f".{path.name}.part")
-    part.unlink(missing_ok=True)  # of a run that was killed, or a link to elsewhere
-    with open(part, "xb") as file:
-        file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
 def write_json(path, value):
     """Writes a value as indented JSON, atomically."""
     write(path, json.dumps(value, indent=2) + "\n")
@@ -260,7 +246,7 @@ def _parse(text, path):
 def write_manifest(folder, *, config, parents=()):
     """Writes manifest.json: the sha256 of every other file in the folder, the config, the runs it came from."""
     folder = pathlib.Path(folder)
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (MANIFEST, JOB))
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (MANIFEST, JOB, LOCK))
     sums = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
     write_json(folder / MANIFEST, {"files": sums, "config": config, "parents": list(parents)})
 

@@ -1,7 +1,14 @@
-"""Checkpoints of a run, by orbax: asynchronous, atomic, of any pytree."""
+"""Checkpoints of a run, by orbax: asynchronous, atomic, of any pytree; a wrong byte in one is noticed."""
 
+import contextlib
+import hashlib
+import logging
 import math
+import os
 import pathlib
+import re
+import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -30,20 +37,68 @@ def due(step, steps):
     return scheduled(step) or step == steps
 
 
+@contextlib.contextmanager
 def open_manager(folder):
     """Opens the checkpoints of a run folder; those at scheduled steps are kept, and the latest.
 
     Of several processes one opens them, and the others know nothing of it.
+
+    Yields:
+      orbax's manager; when it is closed all is on disk.
+    Raises:
+      StorageError: a checkpoint could not be written; those before it are whole.
     """
     folder = pathlib.Path(folder).absolute() / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
+    with _storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     keep = AnyPreservationPolicy([LatestN(1), CustomSteps(FIRST_STEPS), EveryNSteps(EVERY)])
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix="one")
     options = ocp.CheckpointManagerOptions(
         preservation_policy=keep, cleanup_tmp_directories=True, multiprocessing_options=alone, create=False
     )
-    return ocp.CheckpointManager(folder, options=options)
+    _silence()
+    with _storing(folder):
+        manager = ocp.CheckpointManager(folder, options=options)
+    try:
+        yield manager
+    finally:
+        with _storing(folder):
+            manager.close()
+
+
+def _silence():
+    """Keeps orbax from printing what goes wrong in its threads, with tracebacks: its next call raises it again.
+
+    For good: what they had begun may end after the manager is closed.
+    """
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    raised, unraisable = threading.excepthook, sys.unraisablehook
+    if getattr(unraisable, "__module__", None) == __name__:
+        return
+
+    def raise_again(failed):
+        if not type(failed.thread).__module__.startswith("orbax."):
+            raised(failed)
+
+    def drop(failed):
+        if "Event loop is closed" not in str(failed.exc_value):  # of what was cancelled because something failed
+            unraisable(failed)
+
+    threading.excepthook, sys.unraisablehook = raise_again, drop
+
+
+@contextlib.contextmanager
+def _storing(folder):
+    """Turns what orbax raises where it cannot write into StorageError; it may be of a checkpoint begun before."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # tensorstore's are ValueErrors
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        reason = os.strerror(int(code[1])) if code else getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise checks.StorageError(
+            f"{folder}: a checkpoint cannot be written ({reason}); make room, or let it be written"
+        ) from error
 
 
 def to_host(state):
@@ -69,8 +124,49 @@ def from_host(host, like):
 def save(manager, state, *, config_hash):
     """Saves a state at its step, unless that step is saved already; returns before it is on disk."""
     if state.step not in manager.all_steps():
-        items = {"state": ocp.args.StandardSave(to_host(state)), "origin": ocp.args.JsonSave({"config": config_hash})}
-        manager.save(state.step, args=ocp.args.Composite(**items), force=True)
+        host = to_host(state)
+        origin = {"config": config_hash, "state": digest(host)}
+        items = {"state": ocp.args.StandardSave(host), "origin": ocp.args.JsonSave(origin)}
+        with _storing(manager.directory):
+            manager.save(state.step, args=ocp.args.Composite(**items), force=True)
+
+
+def digest(host):
+    """The sha256 of all arrays of a tree with what names and shapes them; orbax keeps none."""
+    named = {
+        "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(host)
+    }
+    content = hashlib.sha256()
+    for name, leaf in sorted(named.items()):
+        array = np.asarray(leaf)
+        content.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        content.update(np.ascontiguousarray(array).data)
+    return content.hexdigest()
+
+
+def _origin(manager, step):
+    """What a checkpoint says of itself: `config`, the hash of the run's; `state`, the digest, None in old ones."""
+    origin = _part(manager, step, origin=ocp.args.JsonRestore())
+    if not isinstance(origin, dict) or {*origin, "state"} != {"config", "state"}:
+        raise ValueError("its origin is not what was written")
+    return {"state": None, **origin}
+
+
+def _state(manager, step, origin, how):
+    """The tree that was saved at a step; `how` are orbax's arguments for it."""
+    host = _part(manager, step, state=how)
+    if origin["state"] not in (None, digest(host)):
+        raise ValueError("its content is not what was written")
+    return host
+
+
+def _part(manager, step, **item):
+    """One item of a checkpoint; ValueError whatever is wrong with it."""
+    try:
+        return manager.restore(step, args=ocp.args.Composite(**item))[next(iter(item))]
+    except Exception as error:  # damaged bytes lead readers to errors of every kind
+        raise ValueError((str(error).splitlines() or [type(error).__name__])[0][:160]) from error
 
 
 def steps(folder):
@@ -100,14 +196,18 @@ def support_at(folder, step):
         if step not in kept:
             raise checks.UserError(f"step: expected a checkpoint of {folder}, one of {sorted(kept)}, got {step}")
         try:
-            arrays = jax.tree.leaves(manager.item_metadata(step)["state"].tree)
-            untrusted.check_size(sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays))
-            state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+            _check_size(manager, step)
+            state = _state(manager, step, _origin(manager, step), ocp.args.StandardRestore())
             return np.asarray(state["images"]), np.asarray(state["labels"])
         except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
             raise checks.UserError(
                 f"step: checkpoint {step} of {folder} cannot be read ({untrusted.reason(error)}); take another"
             ) from error
+
+
+def _check_size(manager, step):
+    arrays = jax.tree.leaves(manager.item_metadata(step)["state"].tree)
+    untrusted.check_size(sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays))
 
 
 def restore(manager, like, *, config_hash):
@@ -120,19 +220,18 @@ def restore(manager, like, *, config_hash):
     if step is None:
         return None
     try:
-        origin = manager.restore(step, args=ocp.args.Composite(origin=ocp.args.JsonRestore()))["origin"]
+        origin = _origin(manager, step)
         if origin["config"] != config_hash:
             raise checks.UserError(
-                f"resume: the checkpoint at step {step} in {manager.directory} is of another config than config.yaml; "
-                "put the run's own config.yaml back, or start a new run"
+                f"resume: the checkpoint at step {step} in {manager.directory} is of another config than config.yaml, "
+                "or damaged; put the run's own config.yaml back, or remove its folder to go on from an earlier one"
             )
-        items = {"state": ocp.args.StandardRestore(to_host(like))}
-        state = manager.restore(step, args=ocp.args.Composite(**items))["state"]
+        state = _state(manager, step, origin, ocp.args.StandardRestore(to_host(like)))
     except checks.UserError:
         raise
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except ValueError as error:
         raise checks.UserError(
             f"resume: the checkpoint at step {step} in {manager.directory} cannot be read; "
-            f"remove its folder to go on from an earlier one ({str(error).splitlines()[0]})"
+            f"remove its folder to go on from an earlier one ({error})"
         ) from error
     return from_host(state, like)

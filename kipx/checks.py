@@ -23,6 +23,10 @@ class EngineError(RuntimeError):
     """A process or a worker of the engine failed or is gone: state is saved, exit code 3."""
 
 
+class StorageError(RuntimeError):
+    """A file cannot be written: what was whole before is whole still, exit code 3."""
+
+
 def integer(name, value, *, at_least, at_most=LARGEST):
     """Returns `value` if it is an integer from `at_least` to `at_most`, else raises UserError."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not at_least <= value <= at_most:

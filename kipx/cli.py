@@ -183,6 +183,7 @@ def main():
         return app.complete(COMMANDS, arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         return print(HELP)
+    exits.heed_sigterm()
     exits.leave(run(arguments[0], arguments[1:]))
 
 

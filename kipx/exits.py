@@ -1,9 +1,10 @@
 """Exit codes, and what went wrong in one line.
 
-0 done, 1 a fault of ours, 2 the user's mistake, 3 numerical failure or a process or worker lost, 130 and 143
-interrupted.
+0 done, 1 a fault of ours, 2 the user's mistake, 3 numerical failure, a process or worker lost or a disk full, 130 and
+143 interrupted.
 """
 
+import errno
 import os
 import re
 import signal
@@ -14,7 +15,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from kipx import checks
 
-_CODES = {checks.UserError: 2, checks.NumericalError: 3, checks.EngineError: 3}
+_CODES = {checks.UserError: 2, checks.NumericalError: 3, checks.EngineError: 3, checks.StorageError: 3}
+_FOLDER = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
 OURS = 1
 
 
@@ -27,6 +29,8 @@ def explain(error, command):
         return 3, f"out of memory ({checks.printable(error)[:200]}); ask for less: kipx plan says what a run takes"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return 2, _in_one_line(error, command)
+    if isinstance(error, OSError) and error.errno in _FOLDER and error.filename:  # Hydra's, of the run folder
+        return 2, f"{error.filename}: {error.strerror}; let it be written, or set another hydra.run.dir"
     if isinstance(error, KeyboardInterrupt):
         return 128 + getattr(error, "number", signal.SIGINT), str(error) or "interrupted"
     return OURS, f"{type(error).__name__}: {error}"
@@ -36,6 +40,17 @@ def say(code, message):
     """Prints the line to stderr; returns the code."""
     print(f"kipx: {checks.printable(message)}", file=sys.stderr)
     return code
+
+
+def heed_sigterm():
+    """Lets SIGTERM end this process as ctrl-c does, with a message, wherever a run does not note it itself."""
+    signal.signal(signal.SIGTERM, _terminated)
+
+
+def _terminated(number, _):
+    error = KeyboardInterrupt("terminated")
+    error.number = number
+    raise error
 
 
 def leave(code):

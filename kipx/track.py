@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from kipx import checks, untrusted
-from kipx.artifacts import METRICS, write
+from kipx.artifacts import METRICS
+from kipx.files import storing, write
 
 DOUBTFUL = 0.1  # of a prediction: its first digit
 
@@ -65,7 +66,7 @@ def jsonl(folder, *, after=-1):
         write(path, "".join(json.dumps(row) + "\n" for row in rows(folder) if row["step"] <= after))
 
     def log(row):
-        with open(path, "a", opener=_own) as file:
+        with storing(path), open(path, "a", opener=_own) as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -86,21 +87,20 @@ def rows(folder):
 
 
 def read(path):
-    """The rows of a metrics.jsonl, up to the first torn line.
+    """The rows of a metrics.jsonl; a last line that is torn, as a kill leaves it, is left out.
 
     Raises:
-      UserError: it is no text.
+      UserError: another line is torn, or is no row.
     """
-    rows = []
-    try:
-        lines = pathlib.Path(path).read_text().splitlines()
-    except UnicodeDecodeError as error:
-        raise checks.UserError(f"{path}: is damaged, no text; take it from a backup, or remove it") from error
-    for line in lines:
+    lines, rows = pathlib.Path(path).read_bytes().splitlines(keepends=True), []
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(untrusted.from_json(line))
-        except untrusted.Damaged:
-            break
+            row = untrusted.from_json(line)
+            rows.append({"step": row["step"], **row})
+        except (untrusted.Damaged, TypeError, KeyError) as error:
+            if number == len(lines) and not line.endswith(b"\n"):
+                break
+            raise checks.UserError(f"{path}: line {number} is no row of metrics; take it from a backup") from error
     return rows
 
 

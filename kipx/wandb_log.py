@@ -224,5 +224,7 @@ def _end(folder, command, code, run):
         run.summary.update(json.loads((folder / "summary.json").read_text()))
         artifact = wandb.Artifact(f"{command}-{run.id}", type="run", metadata={"manifest": artifacts.MANIFEST})
         artifact.add_dir(str(folder))  # copied: kipx report adds to the folder before an offline run is synced
+        with contextlib.suppress(FileNotFoundError):
+            artifact.remove(artifacts.LOCK)  # the run still holds it
         run.log_artifact(artifact)
     run.finish(exit_code=code)

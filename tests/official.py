@@ -73,7 +73,7 @@ def _pack(file, folder, contents):
                     tar.addfile(member, io.BytesIO(content))
             return packed.getvalue()
     (content,) = contents.values()
-    return gzip.compress(content) if file.endswith(".gz") else content
+    return gzip.compress(content, mtime=0) if file.endswith(".gz") else content
 
 
 def _idx(truth):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kipx import arguments
+from kipx import arguments, files
 from kipx.data import cache
 from kipx.preprocess import standardize, zca
 
@@ -110,7 +110,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache.os, "fsync", interrupt)
+        patch.setattr(files.os, "fsync", interrupt)
         with pytest.raises(KeyboardInterrupt):
             fitted(tmp_path)
     assert list(tmp_path.iterdir()) == []

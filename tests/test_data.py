@@ -211,8 +211,18 @@ def flip(path):
         lambda path: path.with_name("dataset_info.json").write_text("{"),
         lambda path: path.with_name("dataset_info.json").unlink(),
         lambda path: path.with_name("features.json").unlink(),
+        lambda path: path.with_name("features.json").write_text("{"),
     ],
-    ids=["no shard", "empty shard", "short shard", "wrong byte", "torn info", "no info", "no features"],
+    ids=[
+        "no shard",
+        "empty shard",
+        "short shard",
+        "wrong byte",
+        "torn info",
+        "no info",
+        "no features",
+        "torn features",
+    ],
 )
 def test_a_damaged_folder_is_never_taken_for_a_whole_one_and_prepared_again(damage, tmp_path):
     small = official.make("mnist")

@@ -28,6 +28,7 @@ LEVELS = [
         "kipx.formats",
         "kipx.artifacts",
         "kipx.checkpoints",
+        "kipx.files",
         "kipx.grid",
         "kipx.manifest",
         "kipx.track",

@@ -512,7 +512,7 @@ def test_nothing_is_written_through_a_link(tmp_path):
     artifacts.write_json(given / "job.json", {})
     assert victim.read_text() == "mine" and not (given / "summary.json").is_symlink()
     (given / "metrics.jsonl").symlink_to(new)
-    with pytest.raises(OSError, match=r"metrics\.jsonl"):
+    with pytest.raises(checks.StorageError, match=r"metrics\.jsonl"):
         track.jsonl(given)({"step": 0})
     assert not new.exists()
 

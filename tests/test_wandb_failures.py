@@ -30,7 +30,7 @@ class Fake(types.ModuleType):
         self.calls, self.fails, self.starting_step = [], fails, starting_step
         self.id, self.summary, self.key = "fake", {}, key
         self.Settings = self.Image = self.Table = self.Histogram = lambda *_, **__: None
-        self.Artifact = lambda *_, **__: types.SimpleNamespace(add_dir=lambda folder: None)
+        self.Artifact = lambda *_, **__: types.SimpleNamespace(add_dir=lambda _: None, remove=lambda _: None)
 
     def _called(self, name, *given):
         self.calls.append((name, *given))

@@ -58,16 +58,18 @@ def run(folder, *, steps, every_s, show, overrides, config, mirrored=track.nowhe
     Raises:
       UserError: as `pose`; nothing has been written then.
       Stopped: after SIGINT or SIGTERM; NumericalError: the numbers gave out; EngineError: a process or a worker of the
-        engine failed. The state is saved in all of them.
+        engine failed; StorageError: a file cannot be written. The state is saved in all of them, as far as it can be.
     """
-    problem = pose(steps=steps, every_s=every_s, **posed)
-    if overrides is not None and hosts.leads():
-        artifacts.create(folder, config=config, overrides=overrides)
-    if posed["labels"]["init"] == "solved":
-        problem = _with_solved_labels(folder, problem, posed["members"], posed["ridge"], every_s, show, config)
-    with mirrored(folder, config, "distill") as mirror:
-        state = _learn(folder, problem, steps, every_s, show, config, mirror)
-        return _conclude(folder, problem, state, config)
+    with keep.alone(folder):
+        problem = pose(steps=steps, every_s=every_s, **posed)
+        if overrides is not None and hosts.leads():
+            artifacts.create(folder, config=config, overrides=overrides)
+        with stop.resumable("distill", folder):
+            if posed["labels"]["init"] == "solved":
+                problem = _with_solved_labels(folder, problem, posed["members"], posed["ridge"], every_s, show, config)
+            with mirrored(folder, config, "distill") as mirror:
+                state = _learn(folder, problem, steps, every_s, show, config, mirror)
+                return _conclude(folder, problem, state, config)
 
 
 def pose(
@@ -156,18 +158,8 @@ def pose(
 
 
 def _with_solved_labels(folder, problem, members, ridge, every_s, show, config):
-    with stop.resumable("distill", folder):
-        solution, _ = solving.solve(
-            folder,
-            members,
-            label_solve.least_norm(),
-            problem.initial,
-            *problem.targets,
-            ridge=ridge,
-            every_s=every_s,
-            show=show,
-            config=config,
-        )
+    known = {"ridge": ridge, "every_s": every_s, "show": show, "config": config}
+    solution, _ = solving.solve(folder, members, label_solve.least_norm(), problem.initial, *problem.targets, **known)
     start = problem.start._replace(labels=solution.labels)
     return problem._replace(labels=solution.labels, start=start)
 
@@ -204,8 +196,7 @@ def _learn(folder, problem, steps, every_s, show, config, mirror):
             keeper.record({"step": 0, **problem.evaluate(problem.start.images, problem.start.labels)})
             keeper.save(problem.start)
             mirror.see(0, partial(_shown, problem, problem.start))
-        with stop.resumable("distill", folder):
-            return _steps(problem, keeper, steps, every_s, caught)
+        return _steps(problem, keeper, steps, every_s, caught)
 
 
 def _steps(problem, keeper, steps, every_s, caught):

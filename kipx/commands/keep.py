@@ -3,11 +3,12 @@
 import contextlib
 import hashlib
 import json
+import pathlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from kipx import artifacts, checkpoints, checks, track
+from kipx import artifacts, checkpoints, checks, files, track
 from kipx.engine import hosts
 
 
@@ -25,6 +26,34 @@ class Keeper(NamedTuple):
     record: Callable
     save: Callable
     publish: Callable
+
+
+@contextlib.contextmanager
+def alone(folder):
+    """Holds a run folder, in which no other run may be at work; the leading process does, for all of the run's.
+
+    Raises:
+      UserError: another run is at work there, or the folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        refused = _held(stack, folder) if hosts.leads() else None
+        if hosts.any_of(refused is not None):
+            raise refused or checks.UserError(f"{folder}: the leading process could not have it")
+        yield
+
+
+def _held(stack, folder):
+    """None once the folder is held until the stack ends; what to raise if it cannot be."""
+
+    def busy(holder):
+        raise checks.UserError(f"{folder}: another run is at work there ({holder}); let it end, or set another folder")
+
+    try:
+        stack.enter_context(files.held(pathlib.Path(folder) / artifacts.LOCK, busy=busy))
+    except checks.StorageError as error:
+        return checks.UserError(f"{error}, or set another folder")
+    except checks.UserError as error:
+        return error
 
 
 @contextlib.contextmanager

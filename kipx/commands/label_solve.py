@@ -60,31 +60,34 @@ def run(
       Summary, as in summary.json.
     Raises:
       Stopped: after SIGINT or SIGTERM; NumericalError: the numbers gave out; EngineError: a process or a worker of the
-        engine failed. The state is saved in all of them.
+        engine failed; StorageError: a file cannot be written. The state is saved in all of them, as far as it can be.
     """
     checks.integer("seed", seed, at_least=0)
     checks.integer("target.batch_size", batch_size, at_least=1)
     checks.positive("checkpoint.every_s", every_s)
-    data = load()
-    for member in members:
-        jax.eval_shape(member.kernel_fn, np.zeros((1, *data.x_train.shape[1:])))  # refuses images that are too small
-    problem = _pose(data, fit, members, draw, seed, ridge)
-    if hosts.leads():
-        if overrides is None:
-            artifacts.write_config(folder, config)  # its engine may be another
-        else:
+    known = {"ridge": ridge, "batch": batch_size, "every_s": every_s, "show": show, "config": config}
+    with keep.alone(folder):
+        problem = _pose(load(), fit, members, draw, seed, ridge)
+        if overrides is not None and hosts.leads():
             artifacts.create(folder, config=config, overrides=overrides)
-    with mirrored(folder, config, "label-solve") as mirror, stop.resumable("label-solve", folder):
-        before = _before(folder, problem)
-        mirror.log({"step": 0, **before})
-        known = {"ridge": ridge, "batch": batch_size, "every_s": every_s, "show": show, "config": config}
-        solution, time_s = solving.solve(folder, members, form, problem.images, *problem.targets, **known)
-        after = {"train_loss": solution.train_loss, **problem.evaluate(problem.images, solution.labels)}
-        track.rounding_watch()(after)
-        return _conclude(folder, problem, solution, before, after, time_s, config, mirror)
+        with stop.resumable("label-solve", folder), mirrored(folder, config, "label-solve") as mirror:
+            return _solve(folder, problem, members, form, known, mirror)
+
+
+def _solve(folder, problem, members, form, known, mirror):
+    if hosts.leads():
+        artifacts.write_config(folder, known["config"])  # of a run that goes on the engine may be another
+    before = _before(folder, problem)
+    mirror.log({"step": 0, **before})
+    solution, time_s = solving.solve(folder, members, form, problem.images, *problem.targets, **known)
+    after = {"train_loss": solution.train_loss, **problem.evaluate(problem.images, solution.labels)}
+    track.rounding_watch()(after)
+    return _conclude(folder, problem, solution, before, after, time_s, known["config"], mirror)
 
 
 def _pose(data, fit, members, draw, seed, ridge):
+    for member in members:
+        jax.eval_shape(member.kernel_fn, np.zeros((1, *data.x_train.shape[1:])))  # refuses images that are too small
     preprocessing = fit(data.x_train)
     x_train, x_test = preprocessing.apply(data.x_train), preprocessing.apply(data.x_test)
     y_train, y_test = (support.one_hot(y, data.classes) for y in (data.y_train, data.y_test))

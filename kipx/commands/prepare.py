@@ -36,8 +36,13 @@ def run(*, name, data_dir, raw_dir, source=None, say=_say):
     if data is None:
         try:
             data, new = _prepare(name, source, data_dir, raw_dir, say)
-        except OSError as error:
-            raise checks.UserError(f"{name}: cannot prepare in {published.folder(data_dir)}: {error}") from error
+        except (OSError, RuntimeError) as error:  # the writers of records raise RuntimeErrors
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            again = published.prepare_command(name, data_dir)
+            raise checks.UserError(
+                f"{name}: cannot prepare in {published.folder(data_dir)}: {reason}; make room or take another "
+                f"dataset.data_dir, and run {again} again"
+            ) from error
     return {
         "folder": str(place),
         "new": new,
@@ -50,7 +55,7 @@ def run(*, name, data_dir, raw_dir, source=None, say=_say):
 
 def _prepare(name, source, data_dir, raw_dir, say):
     """The data set, and whether it was this call that prepared it."""
-    with prepare.alone(name, data_dir, waiting=lambda: say(f"{name}: waiting for another kipx prepare")):
+    with prepare.alone(name, data_dir, waiting=lambda holder: say(f"{name}: waiting for another kipx prepare")):
         data = _whole(name, data_dir, lambda text: None)  # by now
         if data is not None:
             return data, False

@@ -1,6 +1,5 @@
 """Label Solve in a run folder: the sums over the train set are kept in a file, and a resumed run adds to them."""
 
-import io
 import pathlib
 import time
 
@@ -75,9 +74,7 @@ def _streamed(stream, sums, spent, n, folder, every_s, show, config):
 def _save(folder, sums, spent, config):
     if hosts.leads():
         arrays = {"done": sums.done, "triangles": sums.triangles, "time_s": spent, "config": keep.identity(config)}
-        buffer = io.BytesIO()
-        np.savez(buffer, **{key: np.asarray(value) for key, value in arrays.items()})
-        artifacts.write(pathlib.Path(folder) / SUMS, buffer.getvalue())
+        artifacts.write(pathlib.Path(folder) / SUMS, artifacts.npz_bytes(arrays))
 
 
 def _restore(folder, shape, n, config):

@@ -49,7 +49,7 @@ def resumable(command, folder):
     """Ends the message of what stopped the run with how to go on."""
     try:
         yield
-    except (KeyboardInterrupt, checks.EngineError) as stopped:
+    except (KeyboardInterrupt, checks.EngineError, checks.StorageError) as stopped:
         if hosts.leads():
             stopped.args = (f"{str(stopped) or 'interrupted'}; go on with kipx {command} resume={folder}",)
         raise

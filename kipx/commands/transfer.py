@@ -57,23 +57,25 @@ def run(
     Returns:
       Summary, as in summary.json.
     Raises:
-      UserError: as `pose`; NumericalError: a loss that is not finite; Stopped: after SIGINT or SIGTERM, state saved.
+      UserError: as `pose`; NumericalError: a loss that is not finite; StorageError: a file cannot be written;
+      Stopped: after SIGINT or SIGTERM, state saved.
     """
     checks.integer("networks", networks, at_least=1, at_most=checks.MANY)
     checks.integer("trainer.evaluations", evaluations, at_least=1, at_most=checks.MANY)
     checks.positive("checkpoint.every_s", every_s)
     trainer, steps = train.build(**recipe), recipe["steps"]
-    problem = pose(seed=checks.integer("seed", seed, at_least=0), **posed)
-    check_images(recipe["network"].architecture, *[problem.x.shape[1:]] * 2)
-    if overrides is not None:
-        artifacts.create(folder, config=config, overrides=overrides)
-    start = training.start(trainer, problem, networks, jax.random.key(seed))
-    with mirrored(folder, config, "transfer") as mirror:
-        seen = {"title": "transfer", "measured": "validation", "mirror": mirror}
-        opened = keep.open_run(folder, start, steps=steps, config=config, show=show, **seen)
-        with stop.signals() as caught, opened as keeper, stop.resumable("transfer", folder):
-            last = training.run(trainer, problem, start, keeper, training.Pace(steps, evaluations, every_s, caught))
-        return _conclude(pathlib.Path(folder), trainer, problem, last, config, _origin(config, posed["distilled"]))
+    with keep.alone(folder):
+        problem = pose(seed=checks.integer("seed", seed, at_least=0), **posed)
+        check_images(recipe["network"].architecture, *[problem.x.shape[1:]] * 2)
+        if overrides is not None:
+            artifacts.create(folder, config=config, overrides=overrides)
+        start = training.start(trainer, problem, networks, jax.random.key(seed))
+        with stop.resumable("transfer", folder), mirrored(folder, config, "transfer") as mirror:
+            seen = {"title": "transfer", "measured": "validation", "mirror": mirror}
+            opened = keep.open_run(folder, start, steps=steps, config=config, show=show, **seen)
+            with stop.signals() as caught, opened as keeper:
+                last = training.run(trainer, problem, start, keeper, training.Pace(steps, evaluations, every_s, caught))
+            return _conclude(pathlib.Path(folder), trainer, problem, last, config, _origin(config, posed["distilled"]))
 
 
 def pose(*, distilled, load, baselines, augment, validation, seed):

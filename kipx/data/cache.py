@@ -6,14 +6,12 @@ A file is named after the hash of the training images, the arguments and the cod
 import hashlib
 import io
 import json
-import os
 import pathlib
 import sys
-import uuid
 
 import numpy as np
 
-from kipx import checks, preprocess, untrusted
+from kipx import checks, files, preprocess, untrusted
 from kipx.preprocess import Preprocessing
 
 
@@ -74,20 +72,12 @@ def _read(path, key):
 
 
 def _write(path, key, fitted):
-    part = path.with_name(f".{uuid.uuid4().hex}.part")  # another run may write the same file
     buffer = io.BytesIO()
     np.savez(buffer, digest=np.asarray(_digest(key, fitted)), **fitted._asdict())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(part, "wb") as file:
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
+        files.write(path, buffer.getvalue(), shared=True)
+    except (OSError, checks.StorageError) as error:
         _note(f"the fitted preprocessing cannot be kept in {path.parent} ({error}); the next run fits again")
 
 

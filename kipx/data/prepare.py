@@ -1,7 +1,6 @@
 """Writes a published data set as tensorflow-datasets would, without TensorFlow: its name, version, features, order."""
 
 import contextlib
-import fcntl
 import io
 import os
 import shutil
@@ -10,7 +9,7 @@ import numpy as np
 import PIL.Image
 import tensorflow_datasets as tfds
 
-from kipx import checks
+from kipx import checks, files
 from kipx.data import published
 
 
@@ -40,24 +39,15 @@ def write(name, splits, class_names, data_dir=None, *, watch=lambda examples, to
     return target
 
 
-@contextlib.contextmanager
-def alone(name, data_dir=None, *, waiting=lambda: None):
-    """Keeps every other `alone` for this data set and folder waiting, on this machine; a killed one lets go.
+def alone(name, data_dir=None, *, waiting=lambda holder: None):
+    """A context that keeps every other one for this data set and folder waiting; see `kipx.files.held`.
 
     Args:
       name: of the data set.
       data_dir: as for `write`; made if it is not there.
-      waiting: called once if another one is at work.
+      waiting: called once, with what it says of itself, if another one is at work.
     """
-    folder = published.folder(data_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f".{name}.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return files.held(published.folder(data_dir) / f".{name}.lock", busy=waiting)
 
 
 def _builder_class(name, splits, class_names, watch):

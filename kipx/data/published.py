@@ -1,6 +1,7 @@
 """Published data sets in tensorflow-datasets' folders (array_record), read without TensorFlow."""
 
 import io
+import json
 import re
 
 import numpy as np
@@ -29,6 +30,7 @@ def load(*, name: str, data_dir: str | None = None):
     if not is_prepared(name, data_dir):
         raise checks.UserError(f"dataset={name}: expected it prepared in {where}, found nothing whole; run {mend}")
     try:
+        json.loads((where / "features.json").read_bytes())  # kipx can do without; others who read the folder cannot
         builder = tfds.builder_cls(name)(data_dir=folder(data_dir))
         train, test = _split(builder, "train"), _split(builder, "test")
     except Exception as error:  # the readers' C++ raises whatever the bytes lead it to
