@@ -92,6 +92,11 @@ def _drawn(latex, *, inline):
     return ElementTree.tostring(drawn, encoding="unicode")
 
 
+def short_arrays(app, what, name, obj, options, signature, returned):
+    """Names JAX's arrays as its users do."""
+    return tuple(text and text.replace("jaxlib._jax.Array", "Array") for text in (signature, returned))
+
+
 def skip_fields(app, what, name, obj, skip, options):
     """Fields of named tuples stand in their class's docstring."""
     return True if type(obj).__name__ == "_tuplegetter" else None
@@ -100,6 +105,7 @@ def skip_fields(app, what, name, obj, skip, options):
 def setup(app):
     """What the lines above need of Sphinx."""
     app.connect("autodoc-process-docstring", source_as_field, priority=900)
+    app.connect("autodoc-process-signature", short_arrays)
     app.connect("autodoc-skip-member", skip_fields)
     app.add_transform(NamesAsLinks)
     app.add_html_math_renderer("drawn", (math_inline, None), (math_block, None))

@@ -68,13 +68,13 @@ def commands(page):
     """Every command line of a page, in words; what stands for something of the user's is an x or a number."""
     texts = [block.text for block in blocks(page) if block.language == "bash"]
     for text in [*texts, *(text for text in inline(page) if text.startswith("kipx ") and "..." not in text)]:
-        plain = re.sub(r"<\w[^<>]*>", "x", text.replace("<more>", "9"))
+        plain = re.sub(r"<\w[^<>]*>", "x", text.replace("<more>", "9").replace("srun ", ""))
         for line in plain.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             while words:
                 end = next((i for i, word in enumerate(words) if word in ("&&", "&", "|", ">")), len(words))
                 if words[:end]:
-                    yield words[words[0] == "srun" : end]
+                    yield words[:end]
                 words = words[end + 1 :] if words[end : end + 1] != [">"] else []
 
 
@@ -178,7 +178,7 @@ def runs(page):
     """The blocks of a page that are run, in order."""
     if page == ROOT / "README.md" or "Written by `kipx" in page.read_text():
         return []
-    return [b for b in blocks(page) if b.language in ("bash", "python", "yaml") and b.marker != "not run"]
+    return [b for b in blocks(page) if b.marker == "into" or (b.language in ("bash", "python") and not b.marker)]
 
 
 def sources(folder):
@@ -213,6 +213,11 @@ def test_what_a_page_says_runs(page, tmp_path):
         around = {"cwd": scratch, "env": environment(changed), "timeout": 900}
         done = subprocess.run(shell, input=block.text, capture_output=True, text=True, **around)
         assert done.returncode == 0, f"{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def test_how_tos_are_run():
+    for name in ("start", "tutorial", "own_data", "own_architecture", "own_augmentation", "cluster", "resume", "wandb"):
+        assert runs(DOCS / f"{name}.md"), name
 
 
 def test_the_formulas_are_what_is_computed():
