@@ -262,9 +262,8 @@ def there(name):
 
 def test_every_page_is_reached_from_the_index():
     trees = [block.text for block in blocks(DOCS / "index.md") if "toctree" in block.language]
-    listed = [
-        re.sub(r".*<(.+)>", r"\1", line) for text in trees for line in text.split("\n") if line[:1] not in ("", ":")
-    ]
+    entries = [line for text in trees for line in text.splitlines() if line and line[0] != ":"]
+    listed = [re.sub(r".*<(.+)>", r"\1", entry) for entry in entries]
     reached = {path.with_suffix("") for entry in listed for path in DOCS.glob(f"{entry}.*")}
     assert reached >= {page.with_suffix("") for page in (*PAGES[1:], *DOCS.glob("api/*.rst"))} - {DOCS / "index"}
 
