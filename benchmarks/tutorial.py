@@ -29,7 +29,7 @@ def line(folder):
         "devices": environment["devices"],
         "packages": environment["packages"],
         "summary": json.loads(summary.read_text()) if summary.exists() else None,
-        "metrics": list(track.rows(folder)),
+        "metrics": track.rows(folder),
     }
 
 

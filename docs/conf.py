@@ -21,7 +21,6 @@ highlight_language = "none"
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-myst_links_external_new_tab = False
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
