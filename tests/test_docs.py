@@ -29,6 +29,7 @@ from kipx.commands import report
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(p for p in DOCS.rglob("*.md") if p.parent.parent != DOCS / "results")]
 MARKER = re.compile(r"<!-- (not run|into): (.+) -->\s*")
+INDENTED = "indented"
 PROGRAMS = ("kipx", "make", "python", "pip", "wandb")
 
 
@@ -54,7 +55,7 @@ def blocks(page):
     above = None
     for token in tokens(page):
         if token.type == "fence" or (token.type == "code_block" and token.content.startswith(PROGRAMS)):
-            yield Block(token.info or "bash", token.content, *(above.groups() if above else (None, None)))
+            yield Block(token.info or INDENTED, token.content, *(above.groups() if above else (None, None)))
         above = MARKER.fullmatch(token.content) if token.type == "html_block" else None
 
 
@@ -66,11 +67,11 @@ def inline(page):
 
 def commands(page):
     """Every command line of a page, in words; what stands for something of the user's is an x or a number."""
-    texts = [block.text for block in blocks(page) if block.language == "bash"]
+    texts = [block.text for block in blocks(page) if block.language in ("bash", INDENTED)]
     for text in [*texts, *(text for text in inline(page) if text.startswith("kipx ") and "..." not in text)]:
         plain = re.sub(r"<\w[^<>]*>", "x", text.replace("<more>", "9").replace("srun ", ""))
         for line in plain.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
+            words = shlex.split(re.sub(r"^([A-Z_]+=\S* )+", "", line.strip()), comments=True)
             while words:
                 end = next((i for i, word in enumerate(words) if word in ("&&", "&", "|", ">")), len(words))
                 if words[:end]:
@@ -174,9 +175,14 @@ def test_every_command_of_a_page_composes(page):
         CHECKS[program](words)
 
 
+def is_a_record(page):
+    """Whether a page says what was run, or is the README, which lists what can be."""
+    return page == ROOT / "README.md" or "Written by `kipx" in page.read_text()
+
+
 def runs(page):
     """The blocks of a page that are run, in order."""
-    if page == ROOT / "README.md" or "Written by `kipx" in page.read_text():
+    if is_a_record(page):
         return []
     return [b for b in blocks(page) if b.marker == "into" or (b.language in ("bash", "python") and not b.marker)]
 
@@ -216,6 +222,8 @@ def test_what_a_page_says_runs(page, tmp_path):
 
 
 def test_how_tos_are_run():
+    for page in PAGES:
+        assert is_a_record(page) or INDENTED not in [block.language for block in blocks(page)], f"{page}: wants ```bash"
     for name in ("start", "tutorial", "own_data", "own_architecture", "own_augmentation", "cluster", "resume", "wandb"):
         assert runs(DOCS / f"{name}.md"), name
 
