@@ -76,9 +76,9 @@ figures: $(VENV)/installed
 reports: $(VENV)/installed
 	$(BIN)/python benchmarks/reports.py docs
 
+# the site, into build/docs
 docs: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
-	$(BIN)/pdoc --output-directory build/docs kipx
+	$(BIN)/python -m sphinx --quiet --fresh-env --fail-on-warning --keep-going -d build/doctrees docs build/docs
 
 $(VENV)/installed: requirements.lock setup.cfg pyproject.toml
 	@test -n "$(PYTHON)" || { echo "kipx needs Python >= 3.11; set PYTHON=<path>"; exit 2; }
@@ -91,7 +91,7 @@ $(VENV)/installed: requirements.lock setup.cfg pyproject.toml
 lock: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--extra dev --extra oracle --extra pool --extra launchers --extra ray-launcher \
+		--extra dev --extra oracle --extra pool --extra launchers --extra ray-launcher --extra docs \
 		--override requirements.overrides setup.cfg -o requirements.lock
 
 clean:

@@ -39,7 +39,7 @@ square roots, double precision, exchanges between lanes, loads and selections. T
 ## How
 
 One CUDA kernel for all layers between two pools, compiled at the first call by CuPy and kept on disk
-([kipx/kernel/cuda](../kipx/kernel/cuda)). A thread carries two columns of two planes (offsets 2k and 2k + 1) down the
+(`kipx/kernel/cuda`). A thread carries two columns of two planes (offsets 2k and 2k + 1) down the
 rows of image b: what a window needs of earlier rows is in its registers, what it needs of other columns comes from
 the neighbouring lanes. So no plane is ever stored, and only pooled columns leave the chip. The backward pass is the
 same walk: each row is computed once more, and its cotangents follow a few rows behind, also in registers. What belongs

@@ -124,8 +124,7 @@ def condition(k_ss: Float[Array, "n_s n_s"], *, ridge: float) -> dict:
 def value_and_cotangents(k_ss, k_ts, y_support, y_target, *, ridge):
     """The loss, the predictions, and the loss's derivatives with respect to both Gram matrices and the labels.
 
-    Args:
-      As `loss`.
+    Args: as `loss`.
     Returns:
       ((loss, predictions (n_t, c)), (ct_ss (n_s, n_s), ct_ts (n_t, n_s), g_ys (n_s, c))).
     Source: paper section 2.1, the backward pass.

@@ -192,6 +192,9 @@ def test_refusals_name_what_came():
         build(convnet())(np.ones((1, 6, 6, 1)))
     with pytest.raises(checks.UserError, match="expected one Flatten or GlobalAvgPool"):
         build((Conv(3), Relu()))
+    for build_any in (build, neural_tangents.build):
+        with pytest.raises(checks.UserError, match="got 'tanh'; another kind needs its rules in"):
+            build_any((Conv(3), "tanh", Flatten(), Dense()))
     with pytest.raises(checks.UserError, match=r"\(2, 6, 6, 1\) and \(2, 6, 5, 1\)"):
         build(fc(depth=1))(np.ones((2, 6, 6, 1)), np.ones((2, 6, 5, 1)))
     with pytest.raises(checks.UserError, match="depth: expected an integer >= 0, got -1"):

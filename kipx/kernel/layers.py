@@ -108,7 +108,8 @@ def check_layers(architecture):
         if not isinstance(layer, known):
             raise checks.UserError(
                 f"architecture: expected layers of {', '.join(k.__name__ for k in known)}, got {layer!r}; "
-                "other layers need kernel.backend=neural_tangents"
+                "another kind needs its rules in kipx/kernel/layers.py, kipx/kernel/neural_tangents.py and "
+                "kipx/finite/network.py"
             )
     ends = [i for i, layer in enumerate(architecture) if isinstance(layer, Flatten | GlobalAvgPool)]
     late = [layer for layer in architecture[(ends or [0])[0] :] if isinstance(layer, Conv | AvgPool)]
