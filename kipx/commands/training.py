@@ -57,10 +57,10 @@ def run(trainer, problem, begun, keeper, pace):
       NumericalError: a loss that is not finite; it names the rate.
       Stopped: a signal was caught; the state is saved.
     """
-    state, saved, length = keeper.state or begun, time.monotonic(), 1
+    state, saved, length = keeper.state, time.monotonic(), 1
     try:
-        if keeper.state is None:
-            state = _measure(trainer, problem, state, keeper, pace, {})
+        if state is None:
+            state = _measure(trainer, problem, begun, keeper, pace, {})
         while state.step < pace.steps:
             goal = next(s for s in _stops(pace) if s > state.step)
             count = min(goal - state.step, length, problem.span - state.step % problem.span)
@@ -82,7 +82,8 @@ def run(trainer, problem, begun, keeper, pace):
             if state.step < pace.steps:
                 stop.check(pace.caught, f"step {state.step}")
     finally:
-        keeper.save(state)
+        if state is not None:  # what has not been measured at step 0 begins anew
+            keeper.save(state)
     return state
 
 

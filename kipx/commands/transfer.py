@@ -67,9 +67,9 @@ def run(
     with keep.alone(folder):
         problem = pose(seed=checks.integer("seed", seed, at_least=0), **posed)
         check_images(recipe["network"].architecture, *[problem.x.shape[1:]] * 2)
+        start = training.start(trainer, problem, networks, jax.random.key(seed))
         if overrides is not None:
             artifacts.create(folder, config=config, overrides=overrides)
-        start = training.start(trainer, problem, networks, jax.random.key(seed))
         with stop.resumable("transfer", folder), mirrored(folder, config, "transfer") as mirror:
             seen = {"title": "transfer", "measured": "validation", "mirror": mirror}
             opened = keep.open_run(folder, start, steps=steps, config=config, show=show, **seen)
