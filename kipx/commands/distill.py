@@ -220,7 +220,7 @@ def _steps(problem, keeper, steps, every_s, caught):
             row = {"step": new.step, **metrics, "step_time_s": time.monotonic() - began}
             due = checkpoints.due(new.step, steps)
             if due and (new.step >= problem.tested_from or new.step == steps):
-                row.update(problem.evaluate(new.images, new.labels))
+                row.update(_tested(problem, new))
             state = new  # not before: one that cannot be evaluated is not kept
             keeper.record(row)
             if due and state.step < steps:  # the last one is written below
@@ -235,6 +235,14 @@ def _steps(problem, keeper, steps, every_s, caught):
         keeper.save(state)
         keeper.publish(state)
     return state
+
+
+def _tested(problem, state):
+    """The evaluation of a step's state, whose failure names the step."""
+    try:
+        return problem.evaluate(state.images, state.labels)
+    except checks.NumericalError as error:
+        raise checks.NumericalError(f"step {state.step}: {error}, or lower optimizer.learning_rate") from error
 
 
 def _conclude(folder, problem, state, config):
