@@ -18,7 +18,7 @@ test-slow: $(VENV)/installed
 
 # random commands, data and run folders, half an hour of them; writes docs/results/fuzz.json and a part of a page
 test-fuzz: $(VENV)/installed
-	$(BIN)/python -W ignore tests/fuzz.py docs/results/fuzz.json docs/reliability.md
+	PYTHONPATH=benchmarks $(BIN)/python -W ignore tests/fuzz.py docs/results/fuzz.json docs/reliability.md
 
 # the wheel, in an empty environment elsewhere
 test-install: $(VENV)/installed
@@ -36,7 +36,7 @@ test-lowest test-newest: test-%: $(VENV)/installed
 
 # kills, full disks, wrong bytes, jumping clocks, two at once; 40 minutes
 test-faults: $(VENV)/installed
-	PYTHONPATH=tests $(BIN)/python -m faults docs/results/reliability.json docs/reliability.md
+	PYTHONPATH=tests:benchmarks $(BIN)/python -m faults docs/results/reliability.json docs/reliability.md
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import pathlib
 import random
-import re
 import shutil
 import sys
 import tempfile
@@ -30,6 +29,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 import fuzz_cases
 import in_process
 import numpy as np
+import section
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from kipx import artifacts, kernel
@@ -227,10 +227,7 @@ what looks like a finished run after a refusal.
 
 
 def _write_section(page, text):
-    """Puts the text between the page's markers, which a new page gets."""
-    before = page.read_text() if page.is_file() else "# Reliability\n\n<!-- fuzz -->\n<!-- /fuzz -->\n"
-    marked = f"<!-- fuzz -->\n{text}<!-- /fuzz -->"
-    page.write_text(re.sub(r"<!-- fuzz -->.*<!-- /fuzz -->", lambda _: marked, before, flags=re.DOTALL))
+    page.write_text(section.replaced(page.read_text(), "fuzz", text))
 
 
 if __name__ == "__main__":

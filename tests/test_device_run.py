@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 
+import device_run
 import numpy as np
 import pytest
 import yaml
@@ -15,8 +16,6 @@ from kipx import arguments, config
 
 ROOT = pathlib.Path(__file__).parents[1]
 ABSENT = ("hydra", "omegaconf", "tensorflow_datasets", "wandb", "dm_pix", "neural_tangents", "ray")
-sys.path.append(str(ROOT / "benchmarks"))
-import device_run  # noqa: E402
 
 
 @pytest.mark.parametrize("shape", [(5, 28, 28, 1), (401, 6, 4, 3)])

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import section
 from faults import damage, page
-from test_cli import kipx  # noqa: F401
 
 from kipx import artifacts, checkpoints, checks, exits, files, track
 from kipx.commands import keep, stop
@@ -127,7 +127,7 @@ def test_a_file_system_without_locks_is_announced(tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("command", ["distill", "label-solve"])
-def test_a_second_run_in_a_folder_is_refused(kipx, command):  # noqa: F811
+def test_a_second_run_in_a_folder_is_refused(kipx, command):
     with keep.alone(kipx.folder / "run"):
         code, _, err = kipx(command, "kernel=fc", "debug=tiny", "hydra.run.dir=run")
         assert [path.name for path in (kipx.folder / "run").iterdir()] == [".lock"]
@@ -217,10 +217,10 @@ def test_the_table_takes_its_own_place_in_the_page_alone():
     case = {"command": "distill", "fault": "SIGKILL", "how": "at 0.5", "end": "identical", "seen": ""}
     cases = [case, {**case, "end": "refused"}, {**case, "fault": "disk full", "seen": "not tried: why"}]
     made = page.section({"seed": 8, "machine": "2 cores", "parts": {"kills": {"minutes": 3.2, "cases": cases}}})
-    found = page.replaced(text, "faults", made)
+    found = section.replaced(text, "faults", made)
     assert "old" not in found
     assert "| SIGKILL | distill | 2 | 1 | 1 | 0 |" in found
     assert "Not tried on this machine: 1 cases of disk full (not tried: why)." in found
     assert found.startswith("# Title\n<!-- faults -->\n") and found.endswith(text[text.index("<!-- soak") :])
     with pytest.raises(ValueError, match="expected one <!-- fuzz -->"):
-        page.replaced(text, "fuzz", "")
+        section.replaced(text, "fuzz", "")

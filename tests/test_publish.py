@@ -1,14 +1,11 @@
 """What is published of a run: all that its numbers rest on, and what it takes to go on with it."""
 
 import json
-import pathlib
-import sys
+
+import publish
 
 from kipx import artifacts
 from kipx.report import transfers
-
-sys.path.append(str(pathlib.Path(__file__).parents[1] / "benchmarks"))
-import publish
 
 
 def test_a_run_of_transfer_is_published_without_its_networks(transfer, distilled, tmp_path):

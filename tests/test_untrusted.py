@@ -148,7 +148,8 @@ def test_a_checkpoint_of_more_than_the_memory_is_refused(tmp_path):
     """Its arrays are files of numbers that need not be there: what is not there is 0."""
     state = {"images": np.ones((2, 3, 3, 1), np.float32), "labels": np.ones((2, 2))}
     with ocp.CheckpointManager(tmp_path / "checkpoints") as manager:
-        manager.save(4, args=ocp.args.Composite(state=ocp.args.StandardSave(state)))
+        origin = ocp.args.JsonSave({"config": "of the run"})
+        manager.save(4, args=ocp.args.Composite(state=ocp.args.StandardSave(state), origin=origin))
     images, labels = checkpoints.support_at(tmp_path, 4)
     assert images.shape == (2, 3, 3, 1) and labels.shape == (2, 2)
     base = f"file://{tmp_path}/checkpoints/4/state/"

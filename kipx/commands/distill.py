@@ -229,6 +229,7 @@ def _steps(problem, keeper, steps, every_s, caught):
 
 
 def _tested(problem, state):
+    """The evaluation of a step's state, whose failure names the step."""
     try:
         return problem.evaluate(state.images, state.labels)
     except checks.NumericalError as error:

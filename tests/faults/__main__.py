@@ -46,13 +46,15 @@ def _as_json(case, outcome, root):
 
 
 def _write(json_path, page_path, name, part):
+    import section
+
     from faults import page
 
     result = json.loads(json_path.read_text()) if json_path.exists() else {"parts": {}}
     result.update(seed=SEED, machine=_machine())
     result["parts"][name] = {"minutes": round(part["minutes"], 1), "cases": part["cases"]}
     json_path.write_text(json.dumps(result, indent=1) + "\n")
-    page_path.write_text(page.replaced(page_path.read_text(), page.SECTION, page.section(result)))
+    page_path.write_text(section.replaced(page_path.read_text(), page.SECTION, page.section(result)))
 
 
 def _surround(root):

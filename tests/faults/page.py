@@ -8,19 +8,6 @@ from faults.cases import IDENTICAL, REFUSED
 SECTION = "faults"
 
 
-def replaced(page, section, text):
-    """The page with another text between `<!-- section -->` and `<!-- /section -->`.
-
-    Raises:
-      ValueError: it has no such place, or several.
-    """
-    begin, end = f"<!-- {section} -->", f"<!-- /{section} -->"
-    if page.count(begin) != 1 or page.count(end) != 1:
-        raise ValueError(f"expected one {begin} and one {end} in the page")
-    before, rest = page.split(begin)
-    return f"{before}{begin}\n{text.strip()}\n{end}{rest.split(end)[1]}"
-
-
 def section(result):
     """The fault suite's: what was tried, how often, and what came of it."""
     cases = [case for part in result["parts"].values() for case in part["cases"]]
