@@ -161,7 +161,7 @@ def test_no_wrong_byte_of_a_checkpoint_goes_unnoticed(saved):
                 images, labels = checkpoints.support_at(folder, 3)
                 ends.append(bool((images == STATE.images).all() and (labels == STATE.labels).all()))
             except checks.UserError as error:
-                assert f"{folder}'s checkpoint 3 cannot be read" in str(error)
+                assert f"checkpoint 3 of {folder} cannot be read" in str(error)
                 ends.append(None)
             path.write_bytes(content)
     assert False not in ends
