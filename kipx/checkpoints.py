@@ -96,9 +96,8 @@ def _storing(folder):
     except (OSError, ValueError) as error:  # tensorstore's are ValueErrors
         code = re.search(r"os_error_code='(\d+)'", str(error))
         reason = os.strerror(int(code[1])) if code else getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise checks.StorageError(
-            f"{folder}: a checkpoint cannot be written ({reason}); make room, or let it be written"
-        ) from error
+        message = f"{folder}: a checkpoint cannot be written ({reason}); make room, or let it be written"
+        raise checks.StorageError(message, reason) from error
 
 
 def to_host(state):

@@ -23,8 +23,12 @@ class EngineError(RuntimeError):
     """A process or a worker of the engine failed or is gone: state is saved, exit code 3."""
 
 
-class StorageError(RuntimeError):
-    """A file cannot be written: what was whole before is whole still, exit code 3."""
+class StorageError(OSError):
+    """A file cannot be written, for the reason in `strerror`: what was whole before is whole still, exit code 3."""
+
+    def __init__(self, message, reason=None):
+        super().__init__(message)
+        self.strerror = reason
 
 
 def integer(name, value, *, at_least, at_most=LARGEST):

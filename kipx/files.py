@@ -57,9 +57,12 @@ def storing(path):
     """Turns an OSError into StorageError that names the file, and what to do."""
     try:
         yield
+    except checks.StorageError:
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
-        raise checks.StorageError(f"{path}: cannot be written ({reason}); make room, or let it be written") from error
+        message = f"{path}: cannot be written ({reason}); make room, or let it be written"
+        raise checks.StorageError(message, reason) from error
 
 
 @contextlib.contextmanager

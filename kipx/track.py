@@ -98,7 +98,7 @@ def read(path):
             row = untrusted.from_json(line)
             rows.append({"step": row["step"], **row})
         except (untrusted.Damaged, TypeError, KeyError) as error:
-            if number == len(lines) and not line.endswith(b"\n"):
+            if number == len(lines) and not line.endswith(b"\n") and line.isascii():
                 break
             raise checks.UserError(f"{path}: line {number} is no row of metrics; take it from a backup") from error
     return rows

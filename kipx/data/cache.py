@@ -77,7 +77,7 @@ def _write(path, key, fitted):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write(path, buffer.getvalue(), shared=True)
-    except (OSError, checks.StorageError) as error:
+    except OSError as error:
         _note(f"the fitted preprocessing cannot be kept in {path.parent} ({error}); the next run fits again")
 
 
