@@ -83,6 +83,7 @@ def make(folder):
 ORBAX = {"checkpoint": r"checkpoints/.*orbax-checkpoint-tmp.*", "artifact": r"\..*\.part"}
 SUMS = {"checkpoint": r"\.label_solve\.npz\.part", "artifact": r"\.(?!label_solve).*\.part"}
 PREPARED = {"checkpoint": r"downloads/mnist/.*\.part", "artifact": r"incomplete\.mnist/.*"}
+LEFT = re.compile(r"incomplete\.|\..*\.lock$")  # beside prepared data
 
 
 def watch(folder, pattern):
@@ -129,11 +130,14 @@ def of_transfer(folder):
 
 
 def of_prepare(folder):
-    """All images and labels in order, what describes them and lies beside; the records' compression may differ."""
+    """All images and labels in order, what describes them and lies beside; the records' compression may differ.
+
+    What is named as not whole may stay where a kill came after the rest was: it bars nobody's way.
+    """
     data, where = published.load(name="mnist", data_dir=str(folder)), folder / "mnist" / "3.0.1"
     arrays = [hashlib.sha256(one.tobytes()).hexdigest() for one in data[:4]]
     texts = {path.name: path.read_text() for path in where.glob("*.json")}
-    names = sorted(path.name for at in (folder, where) for path in at.iterdir())
+    names = sorted(path.name for at in (folder, where) for path in at.iterdir() if not LEFT.match(path.name))
     return {"arrays": arrays, "classes": data.class_names, "names": names, **texts}
 
 
