@@ -6,7 +6,8 @@ import fuzz
 import pytest
 from fuzz_cases import Case
 
-SAMPLE = {"options": 20, "data": 4, "run folders": 12}
+pytestmark = pytest.mark.xdist_group("fuzz")  # what is compiled once is compiled in one process
+SAMPLE = {"options": 12, "data": 4, "run folders": 4}
 ONCE_WRONG = [
     Case("report", ("labels=null",)),
     Case("distill", ("seed=" + "9" * 5000,)),
