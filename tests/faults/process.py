@@ -80,7 +80,8 @@ class Running(NamedTuple):
             self.send(signal.SIGKILL)
         if self.reader is not None:
             self.reader.join()
-        return Ended(code, self.log.read_text(errors="replace"), time.monotonic() - self.began)
+        said = self.log.read_text(errors="replace") if self.log.exists() else ""  # it may end before it begins one
+        return Ended(code, said, time.monotonic() - self.began)
 
 
 def start(arguments, log, *, fresh=False, limit=None, uid=None, environment=()):
