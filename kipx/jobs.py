@@ -7,7 +7,6 @@ but the basic one a job has its own process: what kills it kills neither the lau
 
 import contextlib
 import io
-import json
 import os
 import pathlib
 import pickle
@@ -25,10 +24,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
 from omegaconf import OmegaConf
 
-from kipx import artifacts, exits
+from kipx import exits, untrusted
+from kipx.artifacts import JOB, write_json
 from kipx.report.tables import duration
 
-JOB = "job.json"
 CHILD = "from kipx.jobs import child; child()"
 NOT_ENDED = "has not ended: it still runs, or its process is gone"
 here = []  # what job.json holds, of the jobs that ran in this process
@@ -96,15 +95,15 @@ def _attempt(command, cfg, folder, record):
 def _note(folder, record, code, message):
     record.update(code=code, message=message)
     if os.environ.get("SLURM_PROCID", "0") == "0":  # one task of a job writes
-        artifacts.write_json(folder / JOB, record)
+        write_json(folder / JOB, record)
     return code
 
 
 def read(folder):
     """The job.json of a folder; {} if there is none, or none that can be read."""
     try:
-        found = json.loads((pathlib.Path(folder) / JOB).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = untrusted.from_json((pathlib.Path(folder) / JOB).read_bytes())
+    except (OSError, untrusted.Damaged):
         return {}
     return found if isinstance(found, dict) else {}
 

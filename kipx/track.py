@@ -83,7 +83,7 @@ def rows(folder):
     """The rows of a run folder's metrics.jsonl that state their step; [] where there is none."""
     path = pathlib.Path(folder) / METRICS
     found = read(path) if path.is_file() else []
-    return [row for row in found if isinstance(row, dict) and type(row.get("step")) is int]
+    return [row for row in found if type(row["step"]) is int]
 
 
 def read(path):
