@@ -14,7 +14,8 @@ import tempfile
 import numpy as np
 import section
 
-RUN = ("distill", "steps=12", "baseline.draws=0", "logger.progress=false")
+STEPS = 4
+RUN = ("distill", f"steps={STEPS}", "baseline.draws=0", "logger.progress=false")
 ENGINES = {  # name: (overrides, devices)
     "dense": (["engine=dense"], 1),
     "blockwise": (["engine=blockwise"], 1),
@@ -71,7 +72,7 @@ def text(found):
         rows.append(f"| {name} | {_same(found, name)} | {single} | {double} |")
     return "\n".join(
         [
-            "Command: `make determinism`: twelve steps of the demo, each twice in processes of their own, on "
+            f"Command: `make determinism`: {STEPS} steps of the demo, each twice in processes of their own, on "
             f"{found['machine']}. Bits are those of images, labels and every row of `metrics.jsonl` but its times; "
             "differences are norms beside the norm of the dense engine's images.",
             "",

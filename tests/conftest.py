@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import sys
 from typing import NamedTuple
 
@@ -110,3 +111,23 @@ def transfer(tmp_path, distilled):
 
     run.folder = tmp_path
     return run
+
+
+class Late(BaseException):
+    """The attack took up all time; nobody catches this for a damaged file."""
+
+
+@pytest.fixture
+def within_time(monkeypatch):
+    """No attack may take a minute; and there is a secret to be had."""
+    from attacks import SECRET
+
+    def late(*_):
+        raise Late
+
+    monkeypatch.setenv("SECRET", SECRET)
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)

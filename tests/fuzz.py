@@ -221,8 +221,9 @@ what looks like a finished run after a refusal.
 
 {table}
 
-{total} cases in {minutes:.0f} minutes, {processes} at a time, on {cpus} cores that others used too; the counts are in
-[results/fuzz.json](results/fuzz.json). `make test` tries a few dozen, and `tests/test_untrusted.py` attacks by hand.
+{total} cases in {minutes:.0f} minutes, {processes} at a time, on {cpus} cores; the counts are in
+[results/fuzz.json](results/fuzz.json). `make test` tries a few dozen;
+the tests named `test_untrusted_` attack by hand.
 """
 
 

@@ -22,15 +22,17 @@ def by_groups(function, networks, *shared):
     Returns:
       Pytree of (k, ...), on the first device.
     """
-    devices = jax.local_devices()
+    k, devices = len(jax.tree.leaves(networks)[0]), jax.local_devices()
+    rounds = -(-k // len(devices))
+    size = -(-k // rounds)  # of every group, that all may run the same compiled program
+    mesh = Mesh(np.asarray(devices[:size]), ("networks",))
+    placed = [jax.device_put(one, NamedSharding(mesh, _SAME)) for one in shared]
     found = []
-    for first in range(0, len(jax.tree.leaves(networks)[0]), len(devices)):
-        own = jax.tree.map(lambda leaf: leaf[first : first + len(devices)], networks)  # noqa: B023
-        mesh = Mesh(np.asarray(devices[: len(jax.tree.leaves(own)[0])]), ("networks",))
+    for first in range(0, rounds * size, size):
+        own = jax.tree.map(lambda leaf: leaf[np.arange(first, first + size) % k], networks)  # noqa: B023
         with jax.set_mesh(mesh):
-            placed = (jax.device_put(one, NamedSharding(mesh, _SAME)) for one in shared)
             found.append(function(jax.device_put(own, NamedSharding(mesh, _EACH)), *placed))
-    return jax.tree.map(lambda *parts: jnp.concatenate([jax.device_put(p, devices[0]) for p in parts]), *found)
+    return jax.tree.map(lambda *parts: jnp.concatenate([jax.device_put(p, devices[0]) for p in parts])[:k], *found)
 
 
 def on_each(function):
