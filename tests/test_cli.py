@@ -172,32 +172,35 @@ def test_a_learning_rate_that_blows_up_is_a_numerical_failure_with_the_last_good
     assert not (run / "summary.json").exists()
 
 
-def test_help_and_completion_do_not_import_jax(tmp_path):
+ASKED = [
+    (["--help"], "", "kipx distill [overrides]"),
+    (["distill", "--help"], "", "kernel: convnet, convnet3, convvec, convvec8, fc, myrtle"),
+    (["distill", "--cfg", "job"], "", "steps: 80"),
+    (["-sc", "query=bash"], "kipx distill kernel=my", "kernel=myrtle"),
+    (["-sc", "query=bash"], "kipx distill +wan", ""),
+]
+ASKED_TOO = [
+    (["label-solve", "--help"], "", "form: least_norm, notebook"),
+    (["evaluate", "--help"], "", "run: ???"),
+    (["analyze", "--help"], "", "question: all"),
+    (["analyze", "--cfg", "job"], "", "test_images: 1000"),
+    (["prepare", "--help"], "", "dataset: cifar10, cifar100, digits"),
+    (["plan", "--help"], "", "calibration_s: 10.0"),
+    (["export", "--help"], "", "format: ???"),
+    (["import", "--help"], "", "preprocess: normalize, standardize, zca, zca_pixels"),
+    (["-sc", "query=bash"], "kipx di", "distill"),
+    (["-sc", "query=bash"], "kipx evaluate engine=", "engine=dense"),
+    (["-sc", "query=bash"], "kipx plan +demo=", "demo=seeds"),
+    (["--shell-completion", "install=bash"], "", "complete -o nospace"),
+]
+SLOWLY = [pytest.param(*case, marks=pytest.mark.slow) for case in ASKED_TOO]
+
+
+@pytest.mark.parametrize(("arguments", "line", "expected"), ASKED + SLOWLY)
+def test_help_and_completion_do_not_import_jax(arguments, line, expected, tmp_path):
     program = "import sys; from kipx import cli; cli.main(); sys.exit('jax' in sys.modules)"
-    cases = [
-        (["--help"], "", "kipx distill [overrides]"),
-        (["distill", "--help"], "", "kernel: convnet, convnet3, convvec, convvec8, fc, myrtle"),
-        (["label-solve", "--help"], "", "form: least_norm, notebook"),
-        (["evaluate", "--help"], "", "run: ???"),
-        (["analyze", "--help"], "", "question: all"),
-        (["analyze", "--cfg", "job"], "", "test_images: 1000"),
-        (["prepare", "--help"], "", "dataset: cifar10, cifar100, digits"),
-        (["plan", "--help"], "", "calibration_s: 10.0"),
-        (["export", "--help"], "", "format: ???"),
-        (["import", "--help"], "", "preprocess: normalize, standardize, zca, zca_pixels"),
-        (["distill", "--cfg", "job"], "", "steps: 80"),
-        (["-sc", "query=bash"], "kipx di", "distill"),
-        (["-sc", "query=bash"], "kipx distill kernel=my", "kernel=myrtle"),
-        (["-sc", "query=bash"], "kipx evaluate engine=", "engine=dense"),
-        (["-sc", "query=bash"], "kipx plan +demo=", "demo=seeds"),
-        (["-sc", "query=bash"], "kipx distill +wan", ""),
-        (["--shell-completion", "install=bash"], "", "complete -o nospace"),
-    ]
-    for arguments, line, expected in cases:
-        command = [sys.executable, "-c", program, *arguments]
-        done = subprocess.run(
-            command, cwd=tmp_path, env={**os.environ, "COMP_LINE": line}, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        assert expected in done.stdout
-        assert "wandb=" not in done.stdout.replace("logger=wandb", ""), "sweeps/wandb is no group"
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "COMP_LINE": line}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout
+    assert "wandb=" not in done.stdout.replace("logger=wandb", ""), "sweeps/wandb is no group"

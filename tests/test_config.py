@@ -62,15 +62,15 @@ def test_the_contract_is_what_there_is():
     cfg = composed()
     for key in contract.KEYS:
         assert OmegaConf.select(cfg, key, default="absent") != "absent", key
-    for engine, keys in contract.ENGINE_KEYS.items():
+    for cfg, keys in (
+        *((composed(f"engine={engine}"), keys) for engine, keys in contract.ENGINE_KEYS.items()),
+        (composed("logger=wandb"), contract.LOGGER_KEYS),
+        (composed(command="label-solve"), contract.LABEL_SOLVE_KEYS),
+        (composed("run=x", command="transfer"), contract.TRANSFER_KEYS),
+        (composed(command="plan"), (*contract.KEYS, *contract.PLAN_KEYS)),
+    ):
         for key in keys:
-            assert OmegaConf.select(composed(f"engine={engine}"), key, default="absent") != "absent", key
-    for key in contract.LOGGER_KEYS:
-        assert OmegaConf.select(composed("logger=wandb"), key, default="absent") != "absent", key
-    for key in contract.LABEL_SOLVE_KEYS:
-        assert OmegaConf.select(composed(command="label-solve"), key, default="absent") != "absent", key
-    for key in contract.TRANSFER_KEYS:
-        assert OmegaConf.select(composed("run=x", command="transfer"), key, default="absent") != "absent", key
+            assert OmegaConf.select(cfg, key, default="absent") != "absent", key
     for command, keys in (
         ("analyze", contract.ANALYZE_KEYS),
         ("report", contract.REPORT_KEYS),
@@ -82,8 +82,6 @@ def test_the_contract_is_what_there_is():
         )
         for *sections, key in (key.split(".") for key in keys):
             assert key in functools.reduce(operator.getitem, sections, there), key
-    for key in (*contract.KEYS, *contract.PLAN_KEYS):
-        assert OmegaConf.select(composed(command="plan"), key, default="absent") != "absent", key
     assert composed("dataset=npz", "dataset.path=x.npz").dataset.path == "x.npz"
     assert composed("preprocess=zca").preprocess.reg == 0.1
 

@@ -81,20 +81,35 @@ def test_symmetric_gram_and_vjp_of_a_cotangent_that_is_not(engine, n):
     np.testing.assert_allclose(gradient, engine.vjp(x, x, ct + ct.T), rtol=1e-9, atol=1e-13)
 
 
-def test_a_second_call_compiles_nothing(engine):
-    compiled = []
+@pytest.fixture
+def compiled():
+    """One entry for each program that XLA compiles meanwhile."""
+    found = []
     jax.monitoring.register_event_duration_secs_listener(
-        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+        lambda name, *_, **__: found.append(name) if "backend_compile" in name else None
     )
-    try:
-        for seed in (0, 1):
-            x1, x2, ct = images(7, seed), images(5, seed + 2), jnp.ones((7, 5))
-            before = len(compiled)
-            engine.gram(x1, x2), engine.vjp(x1, x2, ct)
-        assert before > 0
-        assert len(compiled) == before
-    finally:
-        jax.monitoring.clear_event_listeners()
+    yield found
+    jax.monitoring.clear_event_listeners()
+
+
+def test_a_second_call_compiles_nothing(engine, compiled):
+    for seed in (0, 1):
+        x1, x2, ct = images(7, seed), images(5, seed + 2), jnp.ones((7, 5))
+        before = len(compiled)
+        engine.gram(x1, x2), engine.vjp(x1, x2, ct)
+    assert before > 0
+    assert len(compiled) == before
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_equal_kernel_is_compiled_already(name, compiled):
+    """The jobs of a sweep share a process, and build their kernels and engines anew."""
+    x, ct = images(6, 0), jnp.ones((6, 6))
+    for again in (False, True):
+        engine = ENGINES[name](build(fc(depth=3, w_std=1 + len(name) / 100), "ntk", "float64"))  # nobody else's
+        compiled.clear()
+        engine.gram(x), engine.vjp(x, None, ct)
+        assert (len(compiled) == 0) == again
 
 
 def test_float32_kernels_take_float64_cotangents(request):

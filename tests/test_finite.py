@@ -9,7 +9,7 @@ import pytest
 
 from kipx import checks
 from kipx.architecture import AvgPool, Conv, Dense, Flatten, GlobalAvgPool, Relu, convnet, convvec, fc, myrtle
-from kipx.finite import empirical, losses, train
+from kipx.finite import empirical, losses, spread, train
 from kipx.finite import network as build
 from kipx.kernel import build as build_kernel
 
@@ -207,6 +207,21 @@ def test_networks_of_a_width_compile_once_whatever_the_stretch_and_the_set():
         assert len(compiled) == before
     finally:
         jax.monitoring.clear_event_listeners()
+
+
+def test_groups_share_one_program():
+    """Any number of networks on four devices: groups of one size, the last filled up."""
+    traced = []
+
+    @spread.on_each
+    def doubled(network, by):
+        traced.append(network.shape)
+        return network * by
+
+    for k in (1, 4, 5, 6, 9):
+        traced.clear()
+        np.testing.assert_array_equal(spread.by_groups(doubled, jnp.arange(k), jnp.asarray(2)), 2 * np.arange(k))
+        assert len(traced) <= 1
 
 
 def test_an_epoch_takes_every_image_once():

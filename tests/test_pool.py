@@ -71,7 +71,7 @@ def cluster():
 def test_the_bits_are_those_of_blockwise():
     _, engine = pool(KERNEL)
     alone = blockwise.build(KERNEL, block_size=BLOCK)
-    for n1, n2 in ((1, 1), (2, 3), (7, 5), (16, 11)):
+    for n1, n2 in ((1, 1), (7, 5)):
         x1, x2 = images(n1, 0), images(n2, 1)
         ct, ct_own = (jnp.asarray(np.random.default_rng(n1).normal(size=(n1, n))) for n in (n2, n1))
         same(engine.gram(x1, x2), alone.gram(x1, x2))
@@ -80,6 +80,7 @@ def test_the_bits_are_those_of_blockwise():
         same(engine.vjp(x1, None, ct_own), alone.vjp(x1, None, ct_own))
 
 
+@pytest.mark.slow
 def test_engines_of_several_kernels_share_the_workers():
     kernels = [build(fc(depth=depth), "ntk", "float32") for depth in (1, 3)]
     engines = [pool_engine.build(kernel_fn, block_size=BLOCK) for kernel_fn in kernels]
@@ -90,7 +91,7 @@ def test_engines_of_several_kernels_share_the_workers():
         same(engine.vjp(x1, None, jnp.ones((7, 7))), alone.vjp(x1, None, jnp.ones((7, 7))))
 
 
-@pytest.mark.parametrize("direction", ["gram", "vjp"])
+@pytest.mark.parametrize("direction", [pytest.param("gram", marks=pytest.mark.slow), "vjp"])
 def test_a_killed_worker_changes_no_bit(direction):
     crew, engine = pool(slowly())
     alone = blockwise.build(KERNEL, block_size=BLOCK)
@@ -197,6 +198,7 @@ def test_a_block_that_is_not_a_number_is_computed_again(tmp_path):
     assert path.exists()
 
 
+@pytest.mark.slow
 def test_what_is_never_a_number_is_handed_on():
     _, engine = pool(lambda x1, x2: KERNEL(x1, x2) * jnp.nan)
     assert np.isnan(engine.gram(images(3, 0), images(2, 1))).all()
@@ -214,6 +216,7 @@ def test_workers_that_cannot_start_end_the_run(monkeypatch):
         engine.gram(images(3, 0))
 
 
+@pytest.mark.slow
 def test_nothing_is_left_behind(tmp_path):
     """A run of its own: no process, no file in the home folder, no temporary folder."""
     command = [sys.executable, "-c", "from kipx.cli import main; main()", "distill", "engine=pool", "kernel=fc"]

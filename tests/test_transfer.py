@@ -88,7 +88,11 @@ def test_options_train(transfer, options):
 
 @pytest.mark.parametrize(
     ("step", "options"),
-    [(10, []), (0, []), (10, ["augment=grayscale", "augment.rate=0.5", "network.normalization=batch"])],
+    [
+        pytest.param(10, [], marks=pytest.mark.slow),
+        (0, []),
+        (10, ["augment=grayscale", "augment.rate=0.5", "network.normalization=batch"]),
+    ],
 )
 def test_a_stopped_training_goes_on_to_the_same_bits(transfer, monkeypatch, step, options):
     transfer("whole", *options)

@@ -5,12 +5,14 @@ one compiled program, here or elsewhere (see `pool`), and what comes back is add
 """
 
 import collections
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from kipx.engine import Engine, blocks, check_inputs
+from kipx.kernel import KEPT
 
 REMEMBERED = 4  # sets that stay cut: support set and targets, from the forward to the backward pass
 
@@ -128,6 +130,7 @@ class Here:
             yield result
 
 
+@functools.lru_cache(maxsize=KEPT)  # jit compiles a function once, however often it is asked
 def functions(kernel_fn):
     """What is done with a block: its tile of the Gram matrix, and a tile's cotangent pulled back to one or both."""
 

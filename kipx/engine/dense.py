@@ -1,11 +1,15 @@
 """The obvious engine: the whole Gram matrix in one call, the gradient by autodiff. The oracle of the others."""
 
+from functools import lru_cache
+
 import jax
 import jax.numpy as jnp
 
 from kipx.engine import Engine, check_inputs
+from kipx.kernel import KEPT
 
 
+@lru_cache(maxsize=KEPT)
 def build(kernel_fn):
     """Builds an Engine whose memory grows with n1 * n2 covariances; for small sets and for tests.
 

@@ -4,7 +4,7 @@ The support set is on every device, targets are dealt out. Of the symmetric matr
 are dealt out evenly. Over many hosts it is the same program (see `hosts`); each host gets the whole result.
 """
 
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kipx.engine import Engine, Layout, blocks, check_inputs, hosts
 from kipx.engine.blockwise import functions
+from kipx.kernel import KEPT
 
 DEVICES = "devices"
 ROWS, ALL = PartitionSpec(DEVICES), PartitionSpec()
@@ -41,12 +42,7 @@ def build(
     block_size = blocks.check_size(block_size)
     hosts.connect(coordinator, num_processes, process_id)
     mesh = Mesh(np.array(jax.devices()), (DEVICES,))
-
-    def size_of(x):
-        return block_size or blocks.fitting_size(kernel_fn, x.shape[1:])
-
-    rows_gram, rows_vjp = _by_rows(kernel_fn, mesh, size_of)
-    symmetric_gram, symmetric_vjp = _by_tiles(kernel_fn, mesh, size_of)
+    (rows_gram, rows_vjp), (symmetric_gram, symmetric_vjp) = _compiled(kernel_fn, mesh, block_size)
 
     def gram(x1, x2=None):
         check_inputs(x1, x2)
@@ -82,6 +78,16 @@ def layout(kernel_fn, block_size=None):
         return each._replace(count=each.count * devices, devices=devices)
 
     return of
+
+
+@lru_cache(maxsize=KEPT)
+def _compiled(kernel_fn, mesh, block_size):
+    """gram and vjp of two sets, and of one with itself."""
+
+    def size_of(x):
+        return block_size or blocks.fitting_size(kernel_fn, x.shape[1:])
+
+    return _by_rows(kernel_fn, mesh, size_of), _by_tiles(kernel_fn, mesh, size_of)
 
 
 def _by_rows(kernel_fn, mesh, size_of):

@@ -1,5 +1,7 @@
 """What a network is trained to: losses over outputs and the labels of a support set, learned or not."""
 
+from functools import lru_cache
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -7,6 +9,7 @@ import optax
 from kipx import checks
 
 
+@lru_cache(typed=True)  # an equal loss is the same function, so that what contains it is compiled once
 def build(name, *, label_scale):
     """A loss of outputs and labels.
 

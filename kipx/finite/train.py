@@ -5,7 +5,7 @@ are spread over the local devices. How many others there are changes a network's
 one jitted call, and nothing is read back before the end of a stretch.
 """
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -44,6 +44,7 @@ class Trainer(NamedTuple):
     outputs: Any
 
 
+@lru_cache(maxsize=4, typed=True)  # equal trainings are compiled once, as in a sweep over sets
 def build(network, loss, *, factor, momentum, l2, batch_size, steps, centred=False):
     """Builds the training of networks.
 

@@ -19,7 +19,7 @@ Four things make it fast:
 
 import importlib
 import importlib.util
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from kipx.architecture import Flatten, GlobalAvgPool, Relu
 from kipx.kernel import plain
 from kipx.kernel.layers import check_images, check_layers, place, propagate
 
+KEPT = 16  # kernels that stay compiled
 MODULES = {"cpu": ("kipx.kernel.compiled", "numba"), "gpu": ("kipx.kernel.fused", "cupy")}  # and what each needs
 
 
@@ -42,6 +43,7 @@ def build(architecture, kind: str = "ntk", dtype: str = "float32"):
     Returns:
       kernel_fn: (n1, h, w, c), (n2, h, w, c) -> (n1, n2); without x2 the second images are the first. One block:
       jit-safe, reverse-mode differentiable once. Memory grows by kernel_fn.pair_bytes((h, w, c)) a pair, about.
+      Equal arguments give the same function, which is compiled once for all runs of a process.
     Raises:
       UserError: an unknown kind or dtype, or layers that cannot follow each other; from kernel_fn: images of
         unequal shapes or too small to pool.
@@ -49,8 +51,11 @@ def build(architecture, kind: str = "ntk", dtype: str = "float32"):
     """
     checks.one_of("kind", kind, ("ntk", "nngp"))
     check_dtype(dtype)
-    architecture = check_layers(architecture)
+    return _build(check_layers(architecture), kind, dtype)
 
+
+@lru_cache(maxsize=KEPT)
+def _build(architecture, kind, dtype):
     def kernel_fn(x1, x2=None):
         check_dtype(dtype)
         x1 = jnp.asarray(x1, dtype)
