@@ -3,6 +3,8 @@
 	accuracy bench bench-engines bench-plan bench-transfer determinism soak figures reports docs clean
 
 VENV := .venv
+# what the tests of a file share is compiled once
+IN_PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -11,10 +13,10 @@ demo: $(VENV)/installed
 	$(BIN)/kipx distill
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 test-slow: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m slow
 
 # random commands, data and run folders, half an hour of them; writes docs/results/fuzz.json and a part of a page
 test-fuzz: $(VENV)/installed
@@ -32,7 +34,7 @@ test-lowest test-newest: test-%: $(VENV)/installed
 	$(BIN)/uv venv --quiet --clear --python $(PYTHON) build/$*
 	$(BIN)/uv pip install --quiet --python build/$*/bin/python --resolution $(RESOLUTION) \
 		--override requirements.overrides --editable '.[dev,oracle,pool,launchers,ray-launcher]'
-	build/$*/bin/python -m pytest -n 2 --dist loadgroup
+	build/$*/bin/python -m pytest $(IN_PARALLEL)
 
 # kills, full disks, wrong bytes, jumping clocks, two at once; 40 minutes
 test-faults: $(VENV)/installed

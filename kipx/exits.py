@@ -17,6 +17,7 @@ from kipx import checks
 
 _CODES = {checks.UserError: 2, checks.NumericalError: 3, checks.EngineError: 3, checks.StorageError: 3}
 _FOLDER = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
+_NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 OURS = 1
 
 
@@ -29,6 +30,8 @@ def explain(error, command):
         return 3, f"out of memory ({checks.printable(error)[:200]}); ask for less: kipx plan says what a run takes"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return 2, _in_one_line(error, command)
+    if isinstance(error, OSError) and error.errno in _NO_PATH:
+        return 2, f"{checks.said(error.filename)}: {error.strerror}; give another path"
     if isinstance(error, OSError) and error.errno in _FOLDER and error.filename:  # Hydra's, of the run folder
         return 2, f"{error.filename}: {error.strerror}; let it be written, or set another hydra.run.dir"
     if isinstance(error, KeyboardInterrupt):

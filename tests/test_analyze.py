@@ -16,7 +16,6 @@ from kipx import arguments, checks, config, manifest, merged
 from kipx.analysis import dimension, images, labels, spectrum, subject
 from kipx.commands import analyze
 
-pytestmark = pytest.mark.xdist_group("analyze")  # one run, made in one process, serves all
 SMALL = ["debug=tiny", "kernels.convnet.depth=1", "~kernels.convvec8"]
 
 

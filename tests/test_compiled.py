@@ -48,13 +48,8 @@ def exact(name, kind="ntk"):
     return lambda *arguments: whole(*(jnp.asarray(x, "float64") for x in arguments))
 
 
-def together(names):
-    """The cases of one name go to one worker of pytest-xdist, which compiles it once."""
-    return [pytest.param(name, marks=pytest.mark.xdist_group(f"compiled {name}")) for name in names]
-
-
 @pytest.mark.parametrize("kind", ["ntk", "nngp"])
-@pytest.mark.parametrize("name", together(CASES))
+@pytest.mark.parametrize("name", CASES)
 def test_values_and_gradients_are_those_of_plain_jax_in_float64(name, kind):
     architecture, shape = CASES[name]
     x1, x2 = images(shape, 3, 0), images(shape, 2, 1)
@@ -101,7 +96,6 @@ def test_under_jit_map_and_vmap():
     np.testing.assert_array_equal(jax.vmap(lambda a: kernel_fn(a[None], x)[0])(x), rows)
 
 
-@pytest.mark.xdist_group("compiled no bias")
 @pytest.mark.parametrize("scale", [1e-3, 1, 1e3])
 def test_scale_of_the_images_costs_no_precision_without_bias(scale):
     architecture, shape = CASES["no bias"]
@@ -122,7 +116,7 @@ def nearly_parallel(shape):
 
 
 @pytest.mark.parametrize("case", ["constant", "small", "close"])
-@pytest.mark.parametrize("name", together(["convnet", "myrtle"]))
+@pytest.mark.parametrize("name", ["convnet", "myrtle"])
 def test_nearly_parallel_patches_are_told_apart(name, case):
     architecture, shape = CASES[name]
     x1, x2 = nearly_parallel(shape)[case]
@@ -140,15 +134,15 @@ def test_without_numba_plain_jax_takes_over(monkeypatch):
     fast = build(architecture)(x)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert kipx.kernel._mean(architecture, "float32", shape) is None
-    np.testing.assert_allclose(build(architecture)(x), fast, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(lambda x: build(architecture)(x))(x), fast, rtol=1e-6)  # traced anew
 
 
 def test_a_relu_behind_the_mean_is_left_to_plain_jax():
     architecture = (Conv(3), Relu(), Flatten(), Dense(), Relu(), Dense())
     assert kipx.kernel._mean(architecture, "float32", (4, 4, 1)) is None
     x = images((4, 4, 1), 3, 0)
-    exact = build(architecture, dtype="float64")(jnp.asarray(x, "float64"))
-    np.testing.assert_allclose(build(architecture)(x), exact, rtol=2e-6)
+    exact = jax.jit(build(architecture, dtype="float64"))(jnp.asarray(x, "float64"))
+    np.testing.assert_allclose(jax.jit(build(architecture))(x), exact, rtol=2e-6)
 
 
 def test_edited_loops_are_compiled_anew(monkeypatch):

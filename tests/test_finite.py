@@ -113,9 +113,9 @@ def test_the_largest_curvature_is_that_of_the_dense_matrix(name):
     y = jnp.asarray(RNG.normal(size=(3, 3)), jnp.float32)
     loss = losses.build(name, label_scale=2.0)
     found = empirical.largest_curvature(lambda p: net.apply(p, X), lambda o: loss(o, y), parameters, jax.random.key(1))
-    rows = jax.tree.leaves(jax.jacobian(lambda p: net.apply(p, X).ravel())(parameters))
+    rows = jax.tree.leaves(jax.jit(jax.jacobian(lambda p: net.apply(p, X).ravel()))(parameters))
     jacobian = np.concatenate([np.reshape(r, (9, -1)) for r in rows], axis=1).astype(np.float64)
-    hessian = jax.hessian(lambda o: loss(o.reshape(3, 3), y))(net.apply(parameters, X).ravel())
+    hessian = jax.jit(jax.hessian(lambda o: loss(o.reshape(3, 3), y)))(net.apply(parameters, X).ravel())
     expected = np.linalg.eigvals(jacobian @ jacobian.T @ np.asarray(hessian, np.float64)).real.max()
     np.testing.assert_allclose(found, expected, rtol=0.02)
 
@@ -151,12 +151,14 @@ def test_training_is_sgd_with_momentum_a_cosine_and_l2(centred):
     parameters = jax.tree.map(lambda leaf: leaf[0], one.variables)
     start, velocity = parameters, jax.tree.map(jnp.zeros_like, parameters)
 
+    @jax.jit
     def objective(p):
         outputs = net.apply(p, x[0]) - (net.apply(start, x[0]) if centred else 0)
         return loss(outputs, y[0]), outputs
 
+    differentiated = jax.jit(jax.value_and_grad(objective, has_aux=True))
     for step in range(12):
-        (value, _), gradient = jax.value_and_grad(objective, has_aux=True)(parameters)
+        (value, _), gradient = differentiated(parameters)
         gradient = jax.tree.map(lambda g, p: g + 1e-2 * p, gradient, parameters)
         velocity = jax.tree.map(lambda v, g: 0.9 * v + g, velocity, gradient)
         rate = float(one.rate[0]) * 0.5 * (1 + np.cos(np.pi * step / 12))

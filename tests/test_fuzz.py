@@ -6,7 +6,6 @@ import fuzz
 import pytest
 from fuzz_cases import Case
 
-pytestmark = pytest.mark.xdist_group("fuzz")  # what is compiled once is compiled in one process
 SAMPLE = {"options": 12, "data": 4, "run folders": 4}
 ONCE_WRONG = [
     Case("report", ("labels=null",)),
@@ -22,6 +21,9 @@ ONCE_WRONG = [
     Case("transfer", ("run=1.5",)),
     Case("transfer", ("++resume=-1",)),
     Case("transfer", (f"networks={10**18}",)),
+    Case("label-solve", ("resume=" + "9" * 400,)),
+    Case("evaluate", ("run=" + "9" * 400,)),
+    Case("distill", ("hydra.run.dir=" + "9" * 400,)),
     Case("distill", data=(("y_test", "long text"),)),
     Case("distill", data=(("y_train", "one of 2**62"),)),
     Case("distill", data=(("class_names", "a number"),)),

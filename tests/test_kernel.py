@@ -88,17 +88,9 @@ def kinked(case, shape=(6, 6, 3)):
 KINKS = ["equal", "opposite", "scaled", "zero", "background -0.42", "background 0.0"]
 
 
-def together(*values):
-    """The cases of one value go to one worker of pytest-xdist, which compiles them once."""
-    return [
-        pytest.param(value, marks=pytest.mark.xdist_group(f"kernel {getattr(value, '__name__', value)}"))
-        for value in values
-    ]
-
-
 @pytest.mark.parametrize("b_std", [0.1, 0.0])
 @pytest.mark.parametrize("case", KINKS)
-@pytest.mark.parametrize("make", together(convnet, convvec, fc))
+@pytest.mark.parametrize("make", [convnet, convvec, fc])
 def test_the_kink_is_exact_in_value(make, case, b_std):
     architecture = make(depth=2, b_std=b_std)
     x1, x2 = kinked(case)
@@ -110,7 +102,6 @@ def test_the_kink_is_exact_in_value(make, case, b_std):
 SMOOTH_OR_SYMMETRIC = [(c, b) for c in KINKS for b in (0.1, 0.0) if b or c not in ("zero", "background 0.0")]
 
 
-@pytest.mark.xdist_group("kernel kinks")
 @pytest.mark.parametrize(("case", "b_std"), SMOOTH_OR_SYMMETRIC)
 def test_the_kink_has_its_symmetric_derivative(case, b_std):
     """Against central differences D(h), which at a kink converge like h, hence 2 D(h / 2) - D(h)."""
@@ -129,7 +120,6 @@ def test_the_kink_has_its_symmetric_derivative(case, b_std):
     assert norm(single, gradient) < 1e-5
 
 
-@pytest.mark.xdist_group("kernel kinks")
 @pytest.mark.parametrize("b_std", [0.1, 0.0])
 @pytest.mark.parametrize("case", ["zero", "background 0.0"])
 def test_a_patch_of_zeros_has_neural_tangents_derivative(allow_rank_promotion, case, b_std):

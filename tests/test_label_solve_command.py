@@ -6,6 +6,7 @@ import signal
 from functools import partial
 
 import contract
+import jax
 import numpy as np
 import pytest
 import yaml
@@ -76,7 +77,7 @@ def test_the_labels_are_the_pseudo_inverse_of_the_run_s_own_kernel(solve, tiny_n
     solve("run", "support.per_class=2", "ridge=1e-4", "kernel.dtype=float64")
     distilled, data = artifacts.load(solve.folder / "run"), np.load(tiny_npz)
     values = config.plain(composed("kernel=fc", "kernel.dtype=float64"), arguments.LABEL_SOLVE)
-    kernel_fn = arguments.kernel(values["kernel"])
+    kernel_fn = jax.jit(arguments.kernel(values["kernel"]))
     x_train = distilled.preprocess(data["x_train"].reshape(-1, 4, 4, 1))
     k_ss, k_ts = np.asarray(kernel_fn(distilled.images)), np.asarray(kernel_fn(x_train, distilled.images))
     a = k_ts @ np.linalg.inv(k_ss + 1e-4 * np.trace(k_ss) / 20 * np.eye(20))

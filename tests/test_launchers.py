@@ -12,7 +12,7 @@ import time
 import pytest
 import slurm
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("launchers")]
+pytestmark = pytest.mark.slow
 KIPX = [sys.executable, "-c", "from kipx.cli import main; main()", "distill", "-m", "kernel=fc", "kernel.depth=1"]
 SWEEP = ["+demo=seeds", "debug=tiny", "seed=0,1", "optimizer.learning_rate=0.2,-1", "hydra.sweep.dir=sweep"]
 LONG = ["target.batch_size=20", "baseline.draws=0", "hydra.sweep.dir=sweep"]

@@ -26,7 +26,6 @@ def everything(x_s, y_s, x_t, y_t):
 autodiff = jax.jit(jax.value_and_grad(everything, argnums=(0, 1)))  # compiled once for all engines
 
 
-@pytest.mark.xdist_group("objective")
 @pytest.mark.parametrize("name", ENGINES)
 def test_the_gradient_equals_autodiff_through_kernel_solve_and_loss(name, problem):
     x_s, y_s, x_t, y_t = problem

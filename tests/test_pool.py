@@ -23,7 +23,6 @@ from kipx.kernel import build
 
 ray = pytest.importorskip("ray")
 Cluster = pytest.importorskip("ray.cluster_utils").Cluster
-pytestmark = pytest.mark.xdist_group("pool")  # one cluster
 KERNEL = build(fc(depth=2), "ntk", "float32")
 BLOCK = (3, 2)
 

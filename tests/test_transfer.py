@@ -71,11 +71,11 @@ def test_every_network_trains(transfer, option):
     "options",
     [
         ["network=fc", "network.normalization=layer"],
-        ["network=convvec", "network.depth=2", "network.parameterization=ntk"],
-        ["network=convnet3", "network.depth=1", "network.normalization=batch"],
+        pytest.param(["network=convvec", "network.depth=2", "network.parameterization=ntk"], marks=pytest.mark.slow),
+        pytest.param(["network=convnet3", "network.depth=1", "network.normalization=batch"], marks=pytest.mark.slow),
         ["network.normalization=instance", "trainer.loss=cross_entropy"],
         ["trainer.loss=soft_cross_entropy", "trainer.label_scale=4", "trainer.centred=true"],
-        ["augment=grayscale", "augment.rate=0.5", "trainer.batch_size=4"],
+        pytest.param(["augment=grayscale", "augment.rate=0.5", "trainer.batch_size=4"], marks=pytest.mark.slow),
     ],
 )
 def test_options_train(transfer, options):
