@@ -11,6 +11,7 @@ from functools import partial
 from importlib import resources
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -46,11 +47,15 @@ def run(commands, command, arguments):
 
 
 def check_options(arguments):
-    """Refuses options that do not go together, of which Hydra says so in a traceback.
+    """Refuses options that Hydra does not know, or of which it says in a traceback that they do not go together.
 
     Raises:
-      UserError: more than one thing is asked for, or --resolve of nothing that is shown.
+      UserError: an unknown option, overrides apart from each other, more than one thing asked for, or --resolve of
+        nothing that is shown.
     """
+    parser = get_args_parser()
+    parser.error = _refuse  # which would print the usage and exit
+    parser.parse_args([argument for argument in arguments if argument != "--version"])
     given = {argument.partition("=")[0] for argument in arguments if argument.startswith("-")}
     asked = [name for name, short in ONE_OF.items() if given & {name, short}]
     if given & {"-h", "--help", "--hydra-help"}:
@@ -61,6 +66,10 @@ def check_options(arguments):
         )
     if "--resolve" in given and "--cfg" not in asked:
         raise checks.UserError("--resolve: expected --cfg job beside it, whose values it resolves")
+
+
+def _refuse(message):
+    raise checks.UserError(f"options: {message}; overrides stand together, and --hydra-help lists the rest")
 
 
 def _hydra(command, name, arguments, launch):

@@ -8,7 +8,6 @@ finished run; or its numbers give out, with exit code 3 and no summary. All else
 
 import atexit
 import collections
-import concurrent.futures
 import functools
 import json
 import multiprocessing
@@ -70,7 +69,7 @@ class Ground:
             small = () if "resume=given" in case.arguments else fuzz_cases.COMMANDS[case.command]
             try:
                 ended = in_process.run(folder, case.command, "--run", *small, *case.arguments)  # half of Hydra's time
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 return FAULT, "".join(traceback.format_exception(error)[-12:])
             wrong = list(_wrong(ended, [pathlib.Path(p) for p in set(in_process.files(folder)) - before]))
         return (FAULT, "\n".join(wrong)) if wrong else ({0: WORKED, 2: REFUSED, 3: GAVE_OUT}[ended.code], ended.err)
@@ -160,8 +159,9 @@ def _ground():
     return Ground(folder)
 
 
-def _part(kind, cases, key):
-    return kind, *explore(_ground(), kind, cases, key)
+def _part(part):
+    kind, *_ = part
+    return kind, *explore(_ground(), *part)
 
 
 def main(results, page, processes="2"):
@@ -170,9 +170,8 @@ def main(results, page, processes="2"):
     parts = [(key, kind, PART) for kind, cases in CASES.items() for key in range(cases // PART)]
     random.Random(0).shuffle(parts)  # so that a run that is stopped has tried some of each kind
     start = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(int(processes), start, max_tasks_per_child=20) as pool:
-        for done in concurrent.futures.as_completed([pool.submit(_part, kind, n, key) for key, kind, n in parts]):
-            kind, found, wrong = done.result()
+    with start.Pool(int(processes), maxtasksperchild=20) as pool:
+        for kind, found, wrong in pool.imap_unordered(_part, [(kind, n, key) for key, kind, n in parts]):
             counts[kind].update(found)
             faults += [{"case": repr(case), "said": said.splitlines()[-1]} for case, said in wrong.values()]
             told = {

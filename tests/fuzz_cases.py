@@ -283,6 +283,8 @@ def harms():
 def apply_harm(folder, kind, name, *more):
     """Changes a file of a run folder: all of it, a key in it, or its bytes; a file harmed before may stay as it is."""
     path = folder / name
+    if path.is_dir():
+        return
     if kind == "key":
         (_in_the_set if name in ("support.npz", "the set's config") else _in_a_file)(folder, name, *more)
     elif kind == "whole":
