@@ -110,7 +110,7 @@ def median(values):
 def text(found):
     """The section: the largest growth of each kind."""
     sittings = found["sittings"]
-    within = max(s["resident_bytes_last"] / s["resident_bytes_first"] - 1 for s in sittings)
+    within = [s["resident_bytes_last"] / s["resident_bytes_first"] - 1 for s in sittings]
     between = [s["resident_bytes_last"] for s in sittings]
     first, last = median(between[:5]), median(between[-5:])
     files = max(s["open_files_last"] - s["open_files_first"] for s in sittings)
@@ -125,7 +125,8 @@ def text(found):
             "",
             "| | |",
             "|---|--:|",
-            f"| memory within a sitting grows by at most | {within:.1%} |",
+            f"| memory within a sitting grows by, median and at most | {median(within):.1%}, {max(within):.1%} |",
+            f"| sittings within which it grows by more than 5% | {sum(w > 0.05 for w in within)} of {len(within)} |",
             f"| memory of the last five sittings beside the first five | {last / first - 1:+.1%} |",
             f"| more open files, more threads at the end of a sitting | {files:.0f}, {threads:.0f} |",
             f"| processes, temporary files left behind | {left[0]}, {left[1]} |",
