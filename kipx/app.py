@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from kipx import checks, exits, jobs, sweep
 
 SWEEPS = "hydra.searchpath=[pkg://kipx.sweeps]"  # no config may include one that says this itself
-ONE_OF = {"--multirun": "-m", "--run": "-r", "--cfg": "-c", "--info": "-i"}  # what Hydra does, one at a time
+ONE_OF = ("multirun", "run", "cfg", "info")  # what Hydra does, one at a time
 _begun = []  # holds something once overrides have been composed
 _failures = []  # of the one job of this process, if it failed; Hydra would print a line of its own
 
@@ -55,16 +55,15 @@ def check_options(arguments):
     """
     parser = get_args_parser()
     parser.error = _refuse  # which would print the usage and exit
-    parser.parse_args([argument for argument in arguments if argument != "--version"])
-    given = {argument.partition("=")[0] for argument in arguments if argument.startswith("-")}
-    asked = [name for name, short in ONE_OF.items() if given & {name, short}]
-    if given & {"-h", "--help", "--hydra-help"}:
+    given = parser.parse_args([argument for argument in arguments if argument != "--version"])
+    asked = [f"--{name}" for name in ONE_OF if getattr(given, name)]
+    if given.help or given.hydra_help:
         return
     if len(asked) > 1:
         raise checks.UserError(
             f"{' '.join(asked)}: expected one of them; --cfg and --info show one job, without a sweep"
         )
-    if "--resolve" in given and "--cfg" not in asked:
+    if given.resolve and not given.cfg:
         raise checks.UserError("--resolve: expected --cfg job beside it, whose values it resolves")
 
 
