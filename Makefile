@@ -18,7 +18,7 @@ test: $(VENV)/installed
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m slow
 
-# random commands, data and run folders, half an hour of them; writes docs/results/fuzz.json and a part of a page
+# random commands, data and run folders, minutes of them; writes docs/results/fuzz.json and a part of a page
 test-fuzz: $(VENV)/installed
 	PYTHONPATH=benchmarks $(BIN)/python -W ignore tests/fuzz.py docs/results/fuzz.json docs/reliability.md
 

@@ -32,6 +32,17 @@ def allow_rank_promotion():
     """For tests that run neural-tangents."""
 
 
+@pytest.fixture
+def compiled():
+    """One entry for each program that XLA compiles meanwhile."""
+    found = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: found.append(name) if "backend_compile" in name else None
+    )
+    yield found
+    jax.monitoring.clear_event_listeners()
+
+
 class Ended(NamedTuple):
     """What a command left: its exit code, stdout and stderr."""
 

@@ -31,21 +31,13 @@ import numpy as np
 import section
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from kipx import artifacts, kernel
-from kipx.engine import blockwise, dense
+from kipx import artifacts
 
 WORKED, REFUSED, GAVE_OUT, FAULT = "worked", "refused", "numbers gave out", "faults"
 KINDS = {"options": fuzz_cases.configs, "data": fuzz_cases.datasets, "run folders": fuzz_cases.harms}
 CASES = {"options": 1700, "data": 150, "run folders": 200}  # of the long target
 PART = 50  # cases that a process takes at a time
-BUILT = ((kernel, "build"), (blockwise, "functions"), (dense, "build"))
 FINISHED = {"summary.json", "manifest.json", "evaluation.json", "plan.json"}
-
-
-def compile_once():
-    """Equal kernels and their engines are built once for all cases, and are compiled already the second time."""
-    for module, name in BUILT:
-        setattr(module, name, functools.cache(getattr(module, name)))
 
 
 class Ground:
@@ -153,15 +145,13 @@ def _common(said):
 @functools.cache
 def _ground():
     """The one of this process."""
-    compile_once()
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Ground(folder)
 
 
 def _part(part):
-    kind, *_ = part
-    return kind, *explore(_ground(), *part)
+    return part[0], *explore(_ground(), *part)
 
 
 def main(results, page, processes="2"):
@@ -232,7 +222,6 @@ def _write_section(page, text):
 
 if __name__ == "__main__":
     if sys.argv[1] in KINDS:  # to look into one kind: python tests/fuzz.py data 100 3
-        compile_once()
         with tempfile.TemporaryDirectory() as home:
             print(dict(explore(Ground(home), sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))[0]))
     else:

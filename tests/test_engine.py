@@ -76,17 +76,6 @@ def test_symmetric_gram_and_vjp_of_a_cotangent_that_is_not(engine, n):
     np.testing.assert_allclose(gradient, engine.vjp(x, x, ct + ct.T), rtol=1e-9, atol=1e-13)
 
 
-@pytest.fixture
-def compiled():
-    """One entry for each program that XLA compiles meanwhile."""
-    found = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda name, *_, **__: found.append(name) if "backend_compile" in name else None
-    )
-    yield found
-    jax.monitoring.clear_event_listeners()
-
-
 def test_a_second_call_compiles_nothing(engine, compiled):
     for seed in (0, 1):
         x1, x2, ct = images(7, seed), images(5, seed + 2), jnp.ones((7, 5))

@@ -25,6 +25,7 @@ ray = pytest.importorskip("ray")
 Cluster = pytest.importorskip("ray.cluster_utils").Cluster
 KERNEL = build(fc(depth=2), "ntk", "float32")
 BLOCK = (3, 2)
+SLOW = pytest.mark.slow
 
 
 def images(n, seed):
@@ -67,16 +68,16 @@ def cluster():
         cluster.shutdown()
 
 
-def test_the_bits_are_those_of_blockwise():
+@pytest.mark.parametrize(("n1", "n2"), [(1, 1), (7, 5), *(pytest.param(*n, marks=SLOW) for n in ((2, 3), (16, 11)))])
+def test_the_bits_are_those_of_blockwise(n1, n2):
     _, engine = pool(KERNEL)
     alone = blockwise.build(KERNEL, block_size=BLOCK)
-    for n1, n2 in ((1, 1), (7, 5)):
-        x1, x2 = images(n1, 0), images(n2, 1)
-        ct, ct_own = (jnp.asarray(np.random.default_rng(n1).normal(size=(n1, n))) for n in (n2, n1))
-        same(engine.gram(x1, x2), alone.gram(x1, x2))
-        same(engine.gram(x1), alone.gram(x1))
-        same(engine.vjp(x1, x2, ct), alone.vjp(x1, x2, ct))
-        same(engine.vjp(x1, None, ct_own), alone.vjp(x1, None, ct_own))
+    x1, x2 = images(n1, 0), images(n2, 1)
+    ct, ct_own = (jnp.asarray(np.random.default_rng(n1).normal(size=(n1, n))) for n in (n2, n1))
+    same(engine.gram(x1, x2), alone.gram(x1, x2))
+    same(engine.gram(x1), alone.gram(x1))
+    same(engine.vjp(x1, x2, ct), alone.vjp(x1, x2, ct))
+    same(engine.vjp(x1, None, ct_own), alone.vjp(x1, None, ct_own))
 
 
 @pytest.mark.slow
@@ -90,7 +91,7 @@ def test_engines_of_several_kernels_share_the_workers():
         same(engine.vjp(x1, None, jnp.ones((7, 7))), alone.vjp(x1, None, jnp.ones((7, 7))))
 
 
-@pytest.mark.parametrize("direction", [pytest.param("gram", marks=pytest.mark.slow), "vjp"])
+@pytest.mark.parametrize("direction", [pytest.param("gram", marks=SLOW), "vjp"])
 def test_a_killed_worker_changes_no_bit(direction):
     crew, engine = pool(slowly())
     alone = blockwise.build(KERNEL, block_size=BLOCK)
