@@ -57,9 +57,11 @@ def _opened(folder, config, command, *, mode, finish_s, where):
         return
     items, broken = queue.Queue(WAITING), threading.Event()
     fail, send = partial(_fail, broken, folder, command), partial(_send, items, broken, folder, command)
-    begin = partial(_begin, pathlib.Path(folder), config, command, mode, where)
+    identified = threading.Event()
+    begin = partial(_begin, pathlib.Path(folder), identified, config, command, mode, where)
     thread = threading.Thread(target=_work, args=(begin, items, broken, fail), name="kipx-wandb", daemon=True)
     thread.start()
+    identified.wait()  # a short run would close its manifest while wandb still loads
     code, patience_s = 1, min(finish_s, INTERRUPTED_S)
     try:
         yield track.Mirror(lambda row: send(partial(_log, row)), lambda step, show: send(partial(_see, step, show)))
@@ -120,12 +122,15 @@ def _let_go():
     thread.join(TEARDOWN_S)
 
 
-def _begin(folder, config, command, mode, where):
-    """The W&B run of a run folder, opened."""
+def _begin(folder, identified, config, command, mode, where):
+    """The W&B run of a run folder, opened; `identified` is set as soon as the folder has its wandb.json, or cannot."""
+    try:
+        record = folders.json_object(folder / artifacts.JOB)
+        identity = _identity(folder, record)
+    finally:
+        identified.set()
     import wandb
 
-    record = folders.json_object(folder / artifacts.JOB)
-    identity = _identity(folder, record)
     return wandb.init(
         project=where["project"],
         entity=where["entity"],

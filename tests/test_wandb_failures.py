@@ -137,6 +137,26 @@ def test_a_run_whose_logger_fails_is_done_all_the_same(name, kipx, tmp_path, fak
     assert (tmp_path / "run" / "summary.json").is_file()
 
 
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_folder_that_can_have_no_run_of_wandb_ends_the_mirror(content, tmp_path, fake, capfd):
+    wandb = fake()
+    (tmp_path / "job.json").write_text(content)
+    with mirrored(tmp_path) as mirror:
+        send(mirror)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("kipx: logger=wandb: ")
+    assert not wandb.named("init")
+
+
+def test_a_run_has_its_id_before_its_first_step(tmp_path, fake, monkeypatch):
+    """However busy the machine: a manifest that is closed earlier would not list it."""
+    fake()
+    identity = wandb_log._identity
+    monkeypatch.setattr(wandb_log, "_identity", lambda *given: time.sleep(0.2) or identity(*given))
+    with mirrored(tmp_path):
+        assert (tmp_path / "wandb.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("waiting", "message"), [(9, "has not taken everything within 0.2 s"), (2, "is 2 rows behind")]
 )
