@@ -32,7 +32,7 @@ test-newest: RESOLUTION := highest
 test-lowest test-newest: test-%: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv venv --quiet --clear --python $(PYTHON) build/$*
-	$(BIN)/uv pip install --quiet --python build/$*/bin/python --resolution $(RESOLUTION) \
+	$(BIN)/uv pip install --quiet --compile-bytecode --python build/$*/bin/python --resolution $(RESOLUTION) \
 		--override requirements.overrides --editable '.[dev,oracle,pool,launchers,ray-launcher]'
 	build/$*/bin/python -m pytest $(IN_PARALLEL)
 
