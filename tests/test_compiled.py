@@ -17,6 +17,11 @@ CASES = {
     "even sides": (convnet(depth=1), (6, 8, 1)),
     "convvec": (convvec(depth=2), (5, 4, 2)),
     "myrtle": (myrtle(depth=5), (8, 5, 1)),
+    "every offset": (myrtle(depth=5), (8, 8, 2)),
+    "every offset, other windows and pools": (
+        (Conv(5), Relu(), AvgPool(3), Conv(3), Relu(), Conv(3), GlobalAvgPool(), Dense()),
+        (6, 12, 1),
+    ),
     "other windows and pools": (
         (Conv(5), Relu(), Conv(1), AvgPool(3), Dense(1.2, 0.3), Relu(), Flatten(), Dense()),
         (8, 10, 6),

@@ -16,7 +16,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental.buffer_callback import buffer_callback
 
-from kipx.kernel import pairs, planes, pools
+from kipx.kernel import offsets, pairs, planes, pools
 from kipx.kernel.plan import Gradient, Image, make_plan, operations, pad, unpad
 from kipx.kernel.planes import entry
 
@@ -214,7 +214,7 @@ def _loops():
 def _fingerprint():
     """Number made of the compiled functions' code and constants: numba itself looks at the caller's file alone."""
     digest = hashlib.sha256()
-    for module in (planes, pools, pairs):
+    for module in (offsets, planes, pools, pairs):
         for name, value in sorted(vars(module).items()):
             code = getattr(getattr(value, "py_func", None), "__code__", None)
             if code is not None:

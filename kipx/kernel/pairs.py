@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kipx.kernel import planes, pools
+from kipx.kernel import offsets, planes, pools
 from kipx.kernel.plan import SLACK
-from kipx.kernel.planes import LANES, NEXT, NO, NONE, WIDE_ZERO, YES, ZERO, Plane, compiled
+from kipx.kernel.planes import NEXT, NO, NONE, WIDE_ZERO, YES, ZERO, compiled
 
 
 class Scratch(NamedTuple):
@@ -24,7 +24,7 @@ class Scratch(NamedTuple):
       nngp, ntk: (layers + 1, entries) planes before each layer and behind the last.
       ct_nngp, ct_ntk: (2, entries) cotangents before and behind a layer.
       nngp_store, ntk_store: (2, entries) inputs of the stages, every plane, and their cotangents.
-      nngp_columns, ntk_columns: (dx + 1, entries) planes of one dy whose columns are pooled; the last dx stays 0.
+      nngp_columns, ntk_columns: (dx + 1, entries) planes of one dy whose columns are pooled; one stays 0.
       nngp_column, ntk_column, log_std: (entries,).
     """
 
@@ -43,11 +43,10 @@ class Scratch(NamedTuple):
 
 def scratch(plan):
     """Fresh Scratch for a plan."""
-    rows = plan.stages["height"] * plan.stages["stride"]
-    offsets = (2 * plan.stages["radius_y"] + 1) * (2 * plan.stages["radius_x"] + 1)
+    rows, last = plan.stages["height"] * plan.stages["stride"], plan.stages[-1]
     entries = int(max(rows + 2 * plan.stages["pad"])) + 2 * SLACK
-    stored = int(plan.stages["store"][-1] + offsets[-1] * rows[-1])
-    columns = 2 * int(max(plan.stages["radius_x"])) + 2
+    stored = int(last["store"] + (2 * last["radius_y"] + 1) * (2 * last["radius_x"] + 1) * rows[-1])
+    columns = int(max(*(2 * plan.stages["radius_x"]), *plan.stages["stride"])) + 2
     shapes = (len(plan.layers) + 1, entries), (2, entries), (2, stored), (columns, entries), entries
     kinds = [[np.zeros(shape, dtype) for dtype in (np.float64, np.float32)] for shape in shapes]
     return Scratch(*(array for kind in kinds for array in kind), np.zeros(entries, np.float64))
@@ -72,11 +71,12 @@ def forward(plan, image1, image2, own, kinds, work):
     nngp = ntk = WIDE_ZERO
     for s in range(len(plan.stages)):
         stage = plan.stages[s]
-        for m in range(pools.offsets(stage.radius_y)):
-            dy = _offset(stage.radius_y, m)
+        dys, dxs = offsets.vertical(stage), offsets.horizontal(stage)
+        for m in range(dys[1]):
+            dy = offsets.nth(*dys, m)
             pools.clear_columns(plan, s, kinds, work)
-            for n in range(pools.offsets(stage.radius_x)):
-                at = _plane(stage, s, dy, _offset(stage.radius_x, n))
+            for n in range(dxs[1]):
+                at = offsets.plane(stage, s, dy, offsets.nth(*dxs, n))
                 k = _through(plan, stage, at, image1, image2, own, kinds, NO, work)
                 if stage.pool == NONE:
                     nngp += planes.total(work.nngp[k], at)
@@ -103,14 +103,15 @@ def backward(plan, image1, image2, own, kinds, ct_nngp, ct_ntk, both, gradient1,
     """
     for s in range(len(plan.stages) - 1, -1, -1):
         stage = plan.stages[s]
-        for m in range(pools.offsets(stage.radius_y), 0, -1):
-            dy = _offset(stage.radius_y, m - 1)
+        dys, dxs = offsets.vertical(stage), offsets.horizontal(stage)
+        for m in range(dys[1] - 1, -1, -1):
+            dy = offsets.nth(*dys, m)
             if stage.pool != NONE:
                 pools.unpool_rows(plan, s, dy, work.nngp_columns, work.nngp_store[1])
                 if kinds == 2:
                     pools.unpool_rows(plan, s, dy, work.ntk_columns, work.ntk_store[1])
-            for n in range(pools.offsets(stage.radius_x), 0, -1):
-                at = _plane(stage, s, dy, _offset(stage.radius_x, n - 1))
+            for n in range(dxs[1] - 1, -1, -1):
+                at = offsets.plane(stage, s, dy, offsets.nth(*dxs, n))
                 _through(plan, stage, at, image1, image2, own, kinds, YES, work)
                 if stage.pool == NONE:
                     _spread(plan, at, kinds, plan.share * ct_nngp, plan.share * ct_ntk, work)
@@ -118,31 +119,6 @@ def backward(plan, image1, image2, own, kinds, ct_nngp, ct_ntk, both, gradient1,
                     pools.unpool_columns(stage, plan.stages[s + 1], at, kinds, work)
                 q = _back(plan, stage, at, image1, image2, own, kinds, both, gradient1, gradient2, work)
                 _keep(stage, at, q, image1, image2, kinds, both, gradient1, gradient2, work)
-
-
-@compiled
-def _offset(radius, n):
-    """The n-th of the offsets -radius, ..., radius, 0 first."""
-    count = 2 * np.int64(radius) + 1
-    return (np.int64(n) + count // 2) % count - np.int64(radius)
-
-
-@compiled
-def _plane(stage, s, dy, dx):
-    height, stride, top = np.int64(stage.height), np.int64(stage.stride), max(0, -dy)
-    size = np.uint64((height - abs(dy)) * stride)
-    return Plane(
-        dy,
-        dx,
-        size,
-        (size + LANES - NEXT) // LANES * LANES,
-        stage.pad,
-        stage.stride,
-        np.uint64(s),
-        np.uint64(dx + np.int64(stage.radius_x)),
-        np.uint64((1 + top) * stride),
-        np.uint64((1 + top + dy) * stride + dx),
-    )
 
 
 @compiled
@@ -169,9 +145,9 @@ def _through(plan, stage, at, image1, image2, own, kinds, keep, work):
                 planes.add(nngp[to], at.pad, ntk[to], at.pad, at.lanes)
             blank = False
         k = to
-        _seal(nngp[k], stage, at)
+        offsets.seal(nngp[k], stage, at)
         if kinds == 2:
-            _seal(ntk[k], stage, at)
+            offsets.seal(ntk[k], stage, at)
     return k
 
 
@@ -183,25 +159,18 @@ def _window(source, target, at, layer, bias, masks, column):
 @compiled
 def _load(stage, at, image1, image2, masks, kinds, work):
     """Brings a stage's input plane to the first of `work`, pixels or what is stored; returns whether its ntk is 0."""
-    start = pools.slot(stage, at.dy, at.dx)
     if at.stage == NONE:
         planes.multiply(image1.pixels, image2.pixels, at, masks, work.nngp[0])
         if kinds == 2:
             planes.clear(work.ntk[0], at.pad, at.size)
     else:
-        planes.copy(work.nngp_store[0], start, work.nngp[0], at.pad, at.size)
+        offsets.load(work.nngp_store[0], stage, at, work.nngp[0])
         if kinds == 2:
-            planes.copy(work.ntk_store[0], start, work.ntk[0], at.pad, at.size)
-    _seal(work.nngp[0], stage, at)
+            offsets.load(work.ntk_store[0], stage, at, work.ntk[0])
+    offsets.seal(work.nngp[0], stage, at)
     if kinds == 2:
-        _seal(work.ntk[0], stage, at)
+        offsets.seal(work.ntk[0], stage, at)
     return at.stage == NONE
-
-
-@compiled
-def _seal(plane, stage, at):
-    """Zeros behind a plane, for the windows to come."""
-    planes.clear(plane, at.pad + at.size, stage.reach + LANES)
 
 
 @compiled
@@ -233,9 +202,9 @@ def _back(plan, stage, at, image1, image2, own, kinds, both, gradient1, gradient
             if kinds == 2:
                 planes.add(ct_ntk[q], at.pad, ct_nngp[q], at.pad, at.size)
                 if at.stage != NONE or k != NONE:
-                    _seal(ct_ntk[q], stage, at)
+                    offsets.seal(ct_ntk[q], stage, at)
                     _window(ct_ntk[q], ct_ntk[NEXT - q], at, layer, ZERO, plan.masks, work.ntk_column)
-            _seal(ct_nngp[q], stage, at)
+            offsets.seal(ct_nngp[q], stage, at)
             _window(ct_nngp[q], ct_nngp[NEXT - q], at, layer, WIDE_ZERO, plan.masks, work.nngp_column)
             q = NEXT - q
     return q
@@ -245,10 +214,9 @@ def _back(plan, stage, at, image1, image2, own, kinds, both, gradient1, gradient
 def _keep(stage, at, q, image1, image2, kinds, both, gradient1, gradient2, work):
     """Stores the cotangents of a stage's input plane, or adds them to the pixels' gradients."""
     if at.stage != NONE:
-        start = pools.slot(stage, at.dy, at.dx)
-        planes.copy(work.ct_nngp[q], at.pad, work.nngp_store[1], start, at.size)
+        offsets.keep(work.ct_nngp[q], stage, at, work.nngp_store[1])
         if kinds == 2:
-            planes.copy(work.ct_ntk[q], at.pad, work.ntk_store[1], start, at.size)
+            offsets.keep(work.ct_ntk[q], stage, at, work.ntk_store[1])
         return
     planes.multiply_vjp(work.ct_nngp[q], at, image1.pixels, at.first, gradient2.pixels, at.second)
     if both:

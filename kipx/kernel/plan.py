@@ -7,7 +7,10 @@ import numpy as np
 from kipx.architecture import AvgPool, Conv, Flatten, GlobalAvgPool, Relu
 from kipx.kernel.layers import place
 
-_FIELDS = ("height", "width", "stride", "pad", "reach", "radius_y", "radius_x", "first", "last", "pool", "store")
+_FIELDS = (
+    *("height", "width", "stride", "pad", "reach", "radius_y", "radius_x"),
+    *("first", "last", "pool", "store", "wraps"),
+)
 STAGE = np.dtype([(name, np.uint64) for name in _FIELDS])
 LAYER = np.dtype(
     [("relu", np.uint64), ("half", np.uint64), ("map", np.uint64), ("scale", np.float32), ("bias", np.float32)]
@@ -20,7 +23,7 @@ class Plan(NamedTuple):
 
     Attributes:
       stages: STAGE records. layers[first:last] are its own; `pool` is 0 for the last; its input is stored from `store`;
-        windows need `reach` zeros around a plane that begins at `pad`.
+        windows need `reach` zeros around a plane that begins at `pad`. It `wraps` where every offset is needed.
       layers: LAYER records; `map` is where a ReLU's map of standard deviations begins.
       masks: (stages, dx, entries) 1 where a pair lies inside both images.
       share: what an entry behind the last layer counts for in the mean.
@@ -83,7 +86,9 @@ def make_plan(architecture, sides, *, radius):
             maps += (height + 2) * stride * isinstance(layer, Relu)
         reach = half * (stride + 1)
         pad = stages[0][3] if stages else reach  # the widest; leading zeros then stay zeros
-        stages.append((height, width, stride, pad, reach, radius_y, radius_x, first, len(layers), pool, stored))
+        wraps = (radius_y, radius_x) == (height - 1, width - 1) and stride < 2 * radius_x + 1
+        inside = first, len(layers)
+        stages.append((height, width, stride, pad, reach, radius_y, radius_x, *inside, pool, stored, wraps))
         stored += (2 * radius_y + 1) * (2 * radius_x + 1) * height * stride * (len(stages) > 1)
     pixels = (stages[0][0] + 2) * stages[0][2]
     share = 1 / (height * width) ** (1 if radius_y == radius_x == 0 else 2)
@@ -95,7 +100,8 @@ def make_plan(architecture, sides, *, radius):
 def operations(plan):
     """Entries of all planes times the passes over each: what one pair costs, in proportion."""
     stages = plan.stages.astype([(name, np.int64) for name in STAGE.names])
-    planes = (2 * stages["radius_y"] + 1) * (2 * stages["radius_x"] + 1)
+    columns = np.where(stages["wraps"], stages["stride"], 2 * stages["radius_x"] + 1)
+    planes = (2 * stages["radius_y"] + 1) * columns
     passes = stages["last"] - stages["first"] + 1
     return int(sum(planes * stages["height"] * stages["stride"] * passes))
 
@@ -127,13 +133,16 @@ def _layer(layer, maps):
 
 
 def _masks(stages):
-    entries = max(stage["height"] * stage["stride"] for stage in stages)
-    masks = np.zeros((len(stages), 2 * int(max(stages["radius_x"])) + 1, int(entries) + SLACK), np.float32)
-    for stage, mask in zip(stages, masks, strict=True):
-        height, width, stride, radius = (int(stage[name]) for name in ("height", "width", "stride", "radius_x"))
-        for dx in range(-radius, radius + 1):
-            rows = mask[dx + radius, : height * stride].reshape(height, stride)
-            rows[:, max(0, -dx) : width - max(0, dx)] = 1
+    entries, columns = max(stages["height"] * stages["stride"]), max(*(2 * stages["radius_x"] + 1), *stages["stride"])
+    masks = np.zeros((len(stages), int(columns), int(entries) + SLACK), np.float32)
+    for stage, mask in zip(stages.tolist(), masks, strict=True):
+        stage = dict(zip(STAGE.names, stage, strict=True))
+        lowest, highest = (0, stage["stride"] - 1) if stage["wraps"] else (-stage["radius_x"], stage["radius_x"])
+        for dx in range(lowest, highest + 1):
+            rows = mask[dx - lowest, : stage["height"] * stage["stride"]].reshape(stage["height"], stage["stride"])
+            rows[:, max(0, -dx) : max(0, stage["width"] - max(0, dx))] = 1
+            if stage["wraps"]:
+                rows[:, stage["stride"] - dx : stage["width"]] = 1
     return masks
 
 

@@ -1,4 +1,4 @@
-"""Compiled loops over one plane: all pairs of positions of two images at one offset (dy, dx).
+"""Compiled loops over one plane: all pairs of positions of two images at one offset (see `offsets`).
 
 A plane lies flat in memory in the coordinates of the first image, `stride` entries a row, so that a window, a ReLU or
 a product of pixels is one long vector loop. Entries whose second position falls outside the image, and the columns
@@ -17,7 +17,6 @@ Source of the formulas: `kipx.kernel.relu`, the plain version that this one is t
 
 import math
 from functools import partial
-from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -46,31 +45,6 @@ SAME = np.float64(1e-13)  # of 1 - |correlation|: moves the angle by what float3
 
 T0, T1, T2, T3, T4, T5, T6, T7 = (np.float32(c) for c in turn_series())
 L0, L1, L2, L3, L4, L5, L6 = (np.float64(c) for c in lens_series())
-
-
-class Plane(NamedTuple):
-    """Where one plane lies.
-
-    Attributes:
-      dy, dx: its offset. The rest is unsigned:
-      size: its entries.
-      lanes: the same, rounded up to whole vectors, which need no loop for the rest; more is computed than kept.
-      pad: where they begin in a buffer; zeros before and behind them serve the windows.
-      stride: entries a row.
-      stage, column: its row in `masks`.
-      first, second: where they begin in a map of the first and of the second image.
-    """
-
-    dy: int
-    dx: int
-    size: np.uint64
-    lanes: np.uint64
-    pad: np.uint64
-    stride: np.uint64
-    stage: np.uint64
-    column: np.uint64
-    first: np.uint64
-    second: np.uint64
 
 
 @compiled
@@ -102,7 +76,7 @@ def relu(nngp, ntk, k, to, at, place, image1, image2, masks, kinds):
 
     Args:
       nngp, ntk: (any, entries).
-      at: Plane.
+      at: kipx.kernel.offsets.Plane.
       place: where the ReLU's maps begin in those of image1 and image2.
       masks: (stages, columns, entries).
       kinds: 1 for the covariance alone, 2 with the tangent kernel.

@@ -8,36 +8,29 @@ the rows of these.
 import numpy as np
 
 from kipx.kernel import planes
+from kipx.kernel.offsets import slot, top
 from kipx.kernel.planes import NEXT, NO, NONE, TWICE, YES, compiled
-
-
-@compiled
-def offsets(radius):
-    """How many offsets there are up to a radius."""
-    return TWICE * radius + NEXT
-
-
-@compiled
-def slot(stage, dy, dx):
-    """Where a plane of the stage's input is stored."""
-    radius_y, radius_x = np.int64(stage.radius_y), np.int64(stage.radius_x)
-    n = (dy + radius_y) * (2 * radius_x + 1) + dx + radius_x
-    return stage.store + np.uint64(n) * stage.height * stage.stride
 
 
 @compiled
 def clear_columns(plan, s, kinds, work):
     """Zeros for one dy of a stage, forward."""
     if plan.stages[s].pool != NONE:
-        for n in range(_columns(plan, s)):
-            planes.clear(work.nngp_columns[n], NONE, _pooled(plan.stages[s]))
-            if kinds == 2:
-                planes.clear(work.ntk_columns[n], NONE, _pooled(plan.stages[s]))
+        _clear(plan, s, work.nngp_columns)
+        if kinds == 2:
+            _clear(plan, s, work.ntk_columns)
 
 
 @compiled
-def _columns(plan, s):
-    return offsets(plan.stages[s + 1].radius_x) + NEXT
+def _clear(plan, s, columns):
+    for n in range(_needed(plan.stages[s], plan.stages[s + 1]) + NEXT):
+        planes.clear(columns[n], NONE, _pooled(plan.stages[s]))
+
+
+@compiled
+def _needed(stage, above):
+    """How many planes of pooled columns a dy has; the one behind them stays 0."""
+    return stage.stride // stage.pool + NEXT if stage.wraps else TWICE * above.radius_x + NEXT
 
 
 @compiled
@@ -47,9 +40,10 @@ def _pooled(stage):
 
 @compiled
 def _above(stage, above, dx, b):
-    """Which of work.columns takes the b-th column of every pool; the last, which stays 0, where none is needed."""
-    up, radius = (dx + b) // np.int64(stage.pool), np.int64(above.radius_x)
-    return np.uint64(up + radius) if abs(up) <= radius else offsets(above.radius_x)
+    """Which of work.columns takes the b-th column of every pool; the one that stays 0 where none is needed."""
+    up, needed = (dx + b) // np.int64(stage.pool), _needed(stage, above)
+    n = np.uint64(up if stage.wraps else up + np.int64(above.radius_x))  # huge, if negative
+    return min(n, needed)
 
 
 @compiled
@@ -57,7 +51,7 @@ def pool_columns(stage, above, at, k, kinds, work):
     """Adds a plane to work's columns, which hold all planes of one dy with their columns pooled."""
     for b in range(stage.pool):
         to = _above(stage, above, at.dx, np.int64(b))
-        if to < offsets(above.radius_x):
+        if to < _needed(stage, above):
             start, size = at.pad + b, at.size // stage.pool
             planes.pool_columns(work.nngp[k], start, stage.pool, work.nngp_columns[to], size)
             if kinds == 2:
@@ -93,24 +87,34 @@ def pool_rows(stage, above, dy, columns, store):
 @compiled
 def unpool_rows(plan, s, dy, columns, store):
     """Fills columns of one dy from cotangents of the next stage's input: the transpose of `pool_rows`."""
-    for n in range(_columns(plan, s)):
-        planes.clear(columns[n], NONE, _pooled(plan.stages[s]))
+    _clear(plan, s, columns)
     _rows(plan.stages[s], plan.stages[s + 1], dy, columns, store, YES)
 
 
 @compiled
 def _rows(stage, above, dy, columns, store, transpose):
-    step, radius_x, width = np.int64(stage.pool), np.int64(above.radius_x), stage.stride // stage.pool
+    radius, wrapped = np.int64(above.radius_x), np.int64(stage.stride // stage.pool)
+    if stage.wraps:
+        _rows_of(stage, above, dy, dy, 0, radius, 0, columns, store, transpose)
+        _rows_of(stage, above, dy, dy + 1, -radius, 0, wrapped, columns, store, transpose)
+    else:
+        _rows_of(stage, above, dy, dy, -radius, radius, radius, columns, store, transpose)
+
+
+@compiled
+def _rows_of(stage, above, begun, dy, lowest, highest, shift, columns, store, transpose):
+    """The rows at one dy of columns that begin where the planes of dy = `begun` do; columns[dx + shift] has a dx's."""
+    step, width = np.int64(stage.pool), stage.stride // stage.pool
     scale = np.float32(1 / step**4)
     for a in range(step):
         up = (dy + a) // step
         if abs(up) > np.int64(above.radius_y):
             continue
-        top = max(0, -up)
-        row, rows = np.uint64(top * step + a - max(0, -dy)) * width, above.height - np.uint64(abs(up))
-        for dx in range(-radius_x, radius_x + 1):
+        row = np.uint64(max(0, -up) * step + a - top(stage, begun)) * width
+        rows = above.height - np.uint64(abs(up))
+        for dx in range(lowest, highest + 1):
             left, size = np.uint64(max(0, -dx)), above.width - np.uint64(abs(dx))
-            start, to, pooled = row + left, slot(above, up, dx) + left, columns[dx + radius_x]
+            start, to, pooled = row + left, slot(above, up, dx) + left, columns[dx + shift]
             if transpose:
                 planes.add_rows(store, to, above.stride, pooled, start, stage.stride, rows, size, scale)
             else:
