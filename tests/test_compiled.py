@@ -1,6 +1,8 @@
 """The compiled loops against plain JAX in double precision, on shapes where every index matters."""
 
 import importlib.util
+import subprocess
+import sys
 from functools import lru_cache
 
 import jax
@@ -150,10 +152,25 @@ def test_a_relu_behind_the_mean_is_left_to_plain_jax():
     np.testing.assert_allclose(jax.jit(build(architecture))(x), exact, rtol=2e-6)
 
 
-def test_edited_loops_are_compiled_anew(monkeypatch):
+EDITS = {
+    "constant": ("HALF", np.float32(0.25)),
+    "code": ("clear", planes.compiled(planes.copy.py_func)),
+    "options": ("clear", planes.compiled(planes.clear.py_func, fastmath=True)),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_edited_loops_are_compiled_anew(edit, monkeypatch):
     before = compiled._fingerprint()
-    monkeypatch.setattr(planes, "HALF", np.float32(0.25))
+    monkeypatch.setattr(planes, *EDITS[edit])
     assert compiled._fingerprint() != before
+
+
+def test_loops_that_are_not_edited_are_not(monkeypatch):
+    monkeypatch.setenv("PYTHONHASHSEED", "7")
+    command = "from kipx.kernel import compiled; print(compiled._fingerprint())"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == compiled._fingerprint()
 
 
 def test_memory_of_a_pair_is_known_where_it_counts():

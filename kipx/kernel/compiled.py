@@ -212,13 +212,19 @@ def _loops():
 
 
 def _fingerprint():
-    """Number made of the compiled functions' code and constants: numba itself looks at the caller's file alone."""
+    """Number made of the compiled functions' code and constants; numba itself looks at the caller's file alone."""
     digest = hashlib.sha256()
     for module in (offsets, planes, pools, pairs):
         for name, value in sorted(vars(module).items()):
             code = getattr(getattr(value, "py_func", None), "__code__", None)
             if code is not None:
-                digest.update(repr((name, code.co_code, code.co_consts, code.co_names)).encode())
+                digest.update(repr((name, code.co_code, code.co_consts, code.co_names, _options(value))).encode())
             elif isinstance(value, np.generic):
                 digest.update(repr((name, value)).encode())
     return int.from_bytes(digest.digest()[:6])
+
+
+def _options(function):
+    """How it is compiled, in one order in every process."""
+    given = function.targetoptions.items()
+    return sorted((option, sorted(how) if isinstance(how, set) else how) for option, how in given)
