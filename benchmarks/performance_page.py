@@ -62,6 +62,10 @@ storing it. Nothing of full size ever reaches memory, and any number of pairs ta
 from a shifted start, so windows, ReLUs and products of pixels are long vector loops. Variances belong to one image and
 are computed once for each, not for each pair.
 
+**No column is wasted.** Below a global average pool every offset is needed, up to -31 and 31, and half of the columns
+of all planes lie outside the second image. In flat maps the plane of (dy + 1, dx - stride) lies exactly there, and goes
+along in the same loops.
+
 **The backward pass is written by hand.** The derivative of a ReLU's covariance is the factor of its tangent kernel,
 and a window sum is its own transpose.
 
