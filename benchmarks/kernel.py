@@ -48,7 +48,7 @@ def main(json_path, page_path):
         "versions": {"jax": jax.__version__, "neural_tangents": "0.6.5"},
         "matrix_product_gflops": matrix_product(),
         "cases": rows,
-        "nngp": nngp(),
+        "variants": variants(),
         "compile_s": compile_time(),
         "memory_mb": {n: memory(n) for n in (100, 2000)},
     }
@@ -110,14 +110,15 @@ def operations(architecture, shape):
     return int(total)
 
 
-def nngp():
-    """Median ms a pair of either kind, 8 x 8 pairs of 28x28x1."""
-    calls = {kind: prepared(build(convnet(), kind), (28, 28, 1), 8, True) for kind in ("ntk", "nngp")}
-    times = {(kind, op): [] for kind in calls for op in ("forward", "vjp")}
+def variants():
+    """Median ms a pair of the tangent kernel, the covariance alone, and float64; 8 x 8 pairs of 28x28x1."""
+    made = {"ntk": build(convnet()), "nngp": build(convnet(), "nngp"), "float64": build(convnet(), dtype="float64")}
+    calls = {name: prepared(kernel_fn, (28, 28, 1), 8, True) for name, kernel_fn in made.items()}
+    times = {(name, op): [] for name in calls for op in ("forward", "vjp")}
     for _ in range(15):
-        for kind, op in times:
-            times[kind, op].append(calls[kind][op]() / 64 * 1e3)
-    return {f"{kind}_{op}_ms": spread(values) for (kind, op), values in times.items()}
+        for name, op in times:
+            times[name, op].append(calls[name][op]() / 64 * 1e3)
+    return {f"{name}_{op}_ms": spread(values) for (name, op), values in times.items()}
 
 
 def matrix_product():

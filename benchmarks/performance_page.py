@@ -28,7 +28,8 @@ large float32 matrix product reaches {product:.0f} Gflop/s on the same cores: th
 that roof. A square root counts as one operation here and takes the time of several.
 
 The covariance alone (`kernel.kind=nngp`) takes {nngp_forward:.2f} times the forward pass of the tangent kernel and
-{nngp_vjp:.2f} times its gradient.
+{nngp_vjp:.2f} times its gradient. Double precision (`kernel.dtype=float64`) takes {float64_forward:.2f} and
+{float64_vjp:.2f} times as long as single.
 
 ## Compile time
 
@@ -69,8 +70,8 @@ along in the same loops.
 **The backward pass is written by hand.** The derivative of a ReLU's covariance is the factor of its tangent kernel,
 and a window sum is its own transpose.
 
-The loops (`kipx/kernel/planes.py`) run on CPUs, for float32 images and kernels; covariances are in double
-precision inside ([accuracy](accuracy.md)). Everywhere else the same sums are plain JAX (`kipx/kernel/layers.py`), which
+The loops (`kipx/kernel/planes.py`) run on CPUs, in float32 and float64; covariances are in double precision inside
+either way ([accuracy](accuracy.md)). Everywhere else the same sums are plain JAX (`kipx/kernel/layers.py`), which
 the tests hold the loops against.
 """
 
@@ -82,7 +83,7 @@ def page(results, picture="docs/offset_bands.png"):
     paper = [c for c in cases if c["name"] == "convnet" and c["block"] == 8 and not c["x64"]]
     forward_ms = paper[0]["kipx_forward_ms"][1]
     gflops = paper[0]["mflop_a_pair"] / forward_ms
-    nngp = results["nngp"]
+    variants = results["variants"]
     return TEXT.format(
         machine="{processor}, {cores} cores".format(**results["machine"]),
         python=results["machine"]["python"],
@@ -93,8 +94,11 @@ def page(results, picture="docs/offset_bands.png"):
         gflops=gflops,
         product=results["matrix_product_gflops"][1],
         share=gflops / results["matrix_product_gflops"][1],
-        nngp_forward=nngp["nngp_forward_ms"][1] / nngp["ntk_forward_ms"][1],
-        nngp_vjp=nngp["nngp_vjp_ms"][1] / nngp["ntk_vjp_ms"][1],
+        **{
+            f"{name}_{op}": variants[f"{name}_{op}_ms"][1] / variants[f"ntk_{op}_ms"][1]
+            for name in ("nngp", "float64")
+            for op in ("forward", "vjp")
+        },
         **results["compile_s"],
         memory="\n".join(memory(n, m) for n, m in results["memory_mb"].items()),
         kept=kept,

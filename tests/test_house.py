@@ -42,7 +42,7 @@ LEVELS = [
 NUMERIC = {"jax", "numpy", "optax", "flax", "jaxtyping", "neural_tangents", "numba", "cupy", "ray", "dm_pix", "sklearn"}
 ALONE = {
     "neural_tangents": "kipx.kernel.neural_tangents",
-    "numba": "kipx.kernel.planes",
+    "numba": "kipx.kernel.angles",
     "cupy": "kipx.kernel.gpu",
     "ray": "kipx.engine.workers",
     "dm_pix": "kipx.augment.geometry",

@@ -1,5 +1,6 @@
 """What a plan says is what a run does: blocks, calls, evaluations, checkpoints; and what cannot fit is refused."""
 
+import importlib.util
 import json
 
 import jax
@@ -219,7 +220,13 @@ def test_parts_of_a_call_foretell_the_whole(n1, n2, pair_s, devices, monkeypatch
         assert (n1, n2, (2, 2, 1)) in clock.seen, "what is quick is tried whole"
 
 
-def test_a_dense_run_that_cannot_fit_is_refused_with_the_setting_that_would(values, tmp_path):
+@pytest.fixture
+def plain(monkeypatch):
+    """Without numba."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+
+def test_a_dense_run_that_cannot_fit_is_refused_with_the_setting_that_would(values, tmp_path, plain):
     """float64 in plain JAX, where a pair takes 251,008 bytes: 500 x 10 pairs forward are certain to take 0.3 GB."""
     overrides = ["kernel=convnet", "kernel.dtype=float64", "engine=dense", "target.batch_size=160"]
     chosen = values(*overrides, command="distill")
@@ -238,7 +245,7 @@ def test_a_dense_run_that_cannot_fit_is_refused_with_the_setting_that_would(valu
     assert not (tmp_path / "run").exists()
 
 
-def test_what_the_refusal_advises_fits(values):
+def test_what_the_refusal_advises_fits(values, plain):
     chosen = values("kernel=convnet", "kernel.dtype=float64", "engine=blockwise", command="distill")
     run = {k: v for k, v in arguments.distill(chosen).items() if k not in ("show", "mirrored")}
     assert distill.pose(available=machine.Memory(2 * 10**8, None), **run).start.step == 0

@@ -7,8 +7,8 @@ Four things make it fast:
 2. Variances depend on one image, not on the pair: each image's are computed once, on a still narrower band.
 3. The derivative of a ReLU's covariance is the factor of its tangent kernel: the backward pass is written by hand
    (see `relu`).
-4. Between two pools the pairs at one offset never meet the others: in float32, compiled loops carry them through all
-   those layers in a CPU's fastest cache (see `pairs`) or a GPU's registers (see `stages`). Elsewhere, and as their
+4. Between two pools the pairs at one offset never meet the others: compiled loops carry them through all those layers
+   in a CPU's fastest cache (see `pairs`) or, in float32, a GPU's registers (see `stages`). Elsewhere, and as their
    reference, the same sums are plain JAX (see `plain`).
 
     >>> import numpy as np
@@ -93,14 +93,14 @@ def _pair_bytes(architecture, dtype, shape):
 def _mean(architecture, dtype, shape):
     """The module that computes kernels up to the mean over positions faster than plain JAX; None where none can."""
     end = _end(architecture)
-    if dtype != "float32" or end == 0 or any(isinstance(layer, Relu) for layer in architecture[end:]):
+    if end == 0 or any(isinstance(layer, Relu) for layer in architecture[end:]):
         return None
     device = jax.config.jax_default_device
     name, needs = MODULES.get(getattr(device, "platform", device) or jax.default_backend(), (None, None))
     if name is None or importlib.util.find_spec(needs) is None:
         return None
     module = importlib.import_module(name)
-    return module if module.serves(architecture, shape) else None
+    return module if module.serves(architecture, shape, dtype) else None
 
 
 def _end(architecture):

@@ -9,6 +9,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from itertools import pairwise
+from types import CodeType, FunctionType
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +17,15 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental.buffer_callback import buffer_callback
 
-from kipx.kernel import offsets, pairs, planes, pools
+from kipx.kernel import angles, offsets, pairs, planes, pools
+from kipx.kernel.angles import entry
 from kipx.kernel.plan import Gradient, Image, make_plan, operations, pad, unpad
-from kipx.kernel.planes import entry
 
 ROW_CHUNKS, COLUMN_CHUNKS = 4, 16
 SMALL = 10**6  # of `operations`, under a millisecond: not worth waking a thread for
 
 
-def serves(architecture, shape):
+def serves(architecture, shape, dtype):
     """Whether the compiled loops can take these layers on images (h, w, c): always."""
     return True
 
@@ -41,13 +42,13 @@ def build(architecture, kind):
       architecture: tuple of layers, checked, that does not begin with Flatten.
       kind: 'ntk' or 'nngp'.
     Returns:
-      Function of float32 images (n1, h, w, c), (n2, h, w, c) -> (nngp, ntk), each (n1, n2); ntk is 0 for 'nngp'.
+      Function of images (n1, h, w, c), (n2, h, w, c) of one dtype -> (nngp, ntk), each (n1, n2); ntk is 0 for 'nngp'.
     """
     kinds = 2 if kind == "ntk" else 1
 
     @jax.custom_vjp
     def covariances(x1, x2):
-        shape = jax.ShapeDtypeStruct((2, x1.shape[0], x2.shape[0]), jnp.float32)
+        shape = jax.ShapeDtypeStruct((2, x1.shape[0], x2.shape[0]), x1.dtype)
         return tuple(_call(partial(_gram, architecture, kinds), shape)(x1, x2))
 
     def forward(x1, x2):
@@ -57,7 +58,7 @@ def build(architecture, kind):
     def backward(residuals, cts):
         x1, x2, wanted = residuals
         ct = jnp.stack([jnp.zeros(c.shape, c.dtype) if isinstance(c, SymbolicZero) else c for c in cts])
-        shapes = tuple(jax.ShapeDtypeStruct(x.shape, jnp.float32) for x in (x1, x2))
+        shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (x1, x2))
         return tuple(_call(partial(_vjp, architecture, kinds, wanted[0] is not None), shapes)(x1, x2, ct))
 
     covariances.defvjp(forward, backward, symbolic_zeros=True)
@@ -77,15 +78,15 @@ def _call(function, shapes):
 
 def _gram(architecture, kinds, x1, x2):
     """(2, n1, n2) covariances and tangent kernels."""
-    own, plan = _plans(architecture, x1.shape[1:3])
-    out = np.zeros((2, len(x1), len(x2)), np.float32)
+    own, plan = _plans(architecture, x1.shape[1:3], x1.dtype)
+    out = np.zeros((2, len(x1), len(x2)), x1.dtype)
     _fill(plan, _images(own, plan, x1), _images(own, plan, x2), False, kinds, out)
     return out
 
 
 def _vjp(architecture, kinds, both, x1, x2, ct):
     """Gradients in the shapes of x1 (0 unless `both`) and x2."""
-    own, plan = _plans(architecture, x1.shape[1:3])
+    own, plan = _plans(architecture, x1.shape[1:3], x1.dtype)
     images1, images2 = (_images(own, plan, x) for x in (x1, x2))
     rows, columns = _tiles(len(x1), len(x2))
     parts1 = _parts(images1, len(columns) - 1) if both else _parts(images1, 1, n=1)
@@ -100,13 +101,13 @@ def _own_vjp(own, images, parts):
     total = Gradient(*(np.sum(part, axis=0, keepdims=True) for part in parts))
     if own is not None:
         _pull(own, images, images, True, 1, _alone(images), True, total, total)
-    return total.pixels[0].astype(np.float32)
+    return total.pixels[0].astype(images.pixels.dtype)
 
 
 @lru_cache
-def _plans(architecture, sides):
+def _plans(architecture, sides, dtype):
     """Plans of an image with itself, for its variances alone, and of a pair of images."""
-    return make_plan(architecture, sides, radius=-1), make_plan(architecture, sides, radius=0)
+    return tuple(make_plan(architecture, sides, radius=radius, dtype=dtype) for radius in (-1, 0))
 
 
 def _images(own, plan, x):
@@ -120,7 +121,7 @@ def _images(own, plan, x):
 
 def _alone(images):
     """(2, n, 1) zeros: room for the kernel of each image with itself."""
-    return np.zeros((2, len(images.pixels), 1), np.float32)
+    return np.zeros((2, len(images.pixels), 1), images.pixels.dtype)
 
 
 def _parts(images, parts, n=None):
@@ -214,17 +215,23 @@ def _loops():
 def _fingerprint():
     """Number made of the compiled functions' code and constants; numba itself looks at the caller's file alone."""
     digest = hashlib.sha256()
-    for module in (offsets, planes, pools, pairs):
+    for module in (angles, offsets, planes, pools, pairs):
         for name, value in sorted(vars(module).items()):
-            code = getattr(getattr(value, "py_func", None), "__code__", None)
-            if code is not None:
-                digest.update(repr((name, code.co_code, code.co_consts, code.co_names, _options(value))).encode())
-            elif isinstance(value, np.generic):
+            function = getattr(value, "py_func", value)
+            if isinstance(function, FunctionType):
+                digest.update(repr((name, _spelled(function.__code__), _options(value))).encode())
+            elif isinstance(value, np.generic | tuple):
                 digest.update(repr((name, value)).encode())
     return int.from_bytes(digest.digest()[:6])
 
 
+def _spelled(code):
+    """What a function does, without where it is."""
+    constants = [_spelled(c) if isinstance(c, CodeType) else c for c in code.co_consts]
+    return code.co_code, constants, code.co_names
+
+
 def _options(function):
     """How it is compiled, in one order in every process."""
-    given = function.targetoptions.items()
+    given = getattr(function, "targetoptions", {}).items()
     return sorted((option, sorted(how) if isinstance(how, set) else how) for option, how in given)

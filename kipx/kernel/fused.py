@@ -19,9 +19,9 @@ from kipx.kernel.stages import make_stages, make_tiles, supports
 KINDS = jnp.float64, jnp.float32  # of covariances, of tangent kernels
 
 
-def serves(architecture, shape):
+def serves(architecture, shape, dtype):
     """Whether the GPU's kernels can take these layers on images (h, w, c)."""
-    return jax.config.jax_enable_x64 and supports(architecture, shape)
+    return dtype == "float32" and jax.config.jax_enable_x64 and supports(architecture, shape)
 
 
 def pair_bytes(architecture, shape):

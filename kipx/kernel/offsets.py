@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from kipx.kernel import planes
-from kipx.kernel.planes import LANES, NEXT, NONE, compiled
+from kipx.kernel.angles import compiled
+from kipx.kernel.planes import LANES, NEXT, NONE
 
 
 class Plane(NamedTuple):

@@ -13,12 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 from kipx.kernel import offsets, planes, pools
+from kipx.kernel.angles import compiled
 from kipx.kernel.plan import SLACK
-from kipx.kernel.planes import NEXT, NO, NONE, WIDE_ZERO, YES, ZERO, compiled
+from kipx.kernel.planes import NEXT, NO, NONE, WIDE_ZERO, YES, ZERO
 
 
 class Scratch(NamedTuple):
-    """Memory of one thread: what belongs to covariances in double precision, to tangent kernels in single.
+    """Memory of one thread: what belongs to covariances in double precision, to tangent kernels in the images' own.
 
     Attributes:
       nngp, ntk: (layers + 1, entries) planes before each layer and behind the last.
@@ -48,7 +49,7 @@ def scratch(plan):
     stored = int(last["store"] + (2 * last["radius_y"] + 1) * (2 * last["radius_x"] + 1) * rows[-1])
     columns = int(max(*(2 * plan.stages["radius_x"]), *plan.stages["stride"])) + 2
     shapes = (len(plan.layers) + 1, entries), (2, entries), (2, stored), (columns, entries), entries
-    kinds = [[np.zeros(shape, dtype) for dtype in (np.float64, np.float32)] for shape in shapes]
+    kinds = [[np.zeros(shape, dtype) for dtype in (np.float64, plan.share.dtype)] for shape in shapes]
     return Scratch(*(array for kind in kinds for array in kind), np.zeros(entries, np.float64))
 
 

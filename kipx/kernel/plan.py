@@ -12,9 +12,6 @@ _FIELDS = (
     *("first", "last", "pool", "store", "wraps"),
 )
 STAGE = np.dtype([(name, np.uint64) for name in _FIELDS])
-LAYER = np.dtype(
-    [("relu", np.uint64), ("half", np.uint64), ("map", np.uint64), ("scale", np.float32), ("bias", np.float32)]
-)
 SLACK = 16  # entries behind every map, for loops over whole vectors
 
 
@@ -24,16 +21,16 @@ class Plan(NamedTuple):
     Attributes:
       stages: STAGE records. layers[first:last] are its own; `pool` is 0 for the last; its input is stored from `store`;
         windows need `reach` zeros around a plane that begins at `pad`. It `wraps` where every offset is needed.
-      layers: LAYER records; `map` is where a ReLU's map of standard deviations begins.
+      layers: records; `map` is where a ReLU's map of standard deviations begins.
       masks: (stages, dx, entries) 1 where a pair lies inside both images.
-      share: what an entry behind the last layer counts for in the mean.
+      share: what an entry behind the last layer counts for in the mean, in the precision of the images.
       entries: of an image's map of pixels; of all its maps of standard deviations.
     """
 
     stages: np.ndarray
     layers: np.ndarray
     masks: np.ndarray
-    share: np.float32
+    share: np.floating
     entries: tuple
 
 
@@ -63,8 +60,8 @@ class Gradient(NamedTuple):
     log_stds: np.ndarray
 
 
-def make_plan(architecture, sides, *, radius):
-    """Plan for images of sides (h, w).
+def make_plan(architecture, sides, *, radius, dtype):
+    """Plan for images of sides (h, w) and a dtype.
 
     Args:
       architecture: tuple of layers that does not begin with Flatten.
@@ -94,7 +91,11 @@ def make_plan(architecture, sides, *, radius):
     share = 1 / (height * width) ** (1 if radius_y == radius_x == 0 else 2)
     stages = np.array(stages, STAGE)
     entries = pixels + SLACK, maps + SLACK
-    return Plan(stages, np.array(layers, LAYER), _masks(stages), np.float32(share), entries)
+    return Plan(stages, np.array(layers, _layer_type(dtype)), _masks(stages), np.dtype(dtype).type(share), entries)
+
+
+def _layer_type(dtype):
+    return np.dtype([*((name, np.uint64) for name in ("relu", "half", "map")), ("scale", dtype), ("bias", dtype)])
 
 
 def operations(plan):
@@ -150,7 +151,7 @@ def pad(x, plan):
     """(n, c, entries) maps of the pixels of images (n, h, w, c)."""
     n, h, w, c = x.shape
     stride = int(plan.stages["stride"][0])
-    maps = np.zeros((n, c, plan.entries[0]), np.float32)
+    maps = np.zeros((n, c, plan.entries[0]), x.dtype)
     maps[..., : (h + 2) * stride].reshape(n, c, h + 2, stride)[:, :, 1:-1, :w] = np.moveaxis(x, -1, 1)
     return maps
 

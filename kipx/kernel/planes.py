@@ -8,61 +8,24 @@ Maps of one image (pixels, standard deviations) have the same rows, with a row o
 map of the second image is read at the same speed, from a shifted start.
 
 Covariances, their cotangents and the maps are in double precision: nearly parallel patches differ from parallel ones in
-the last digits of their covariance. Tangent kernels and their cotangents are in single precision, as images are.
+the last digits of their covariance. Tangent kernels and their cotangents are in the precision of the images.
 
 Indices are unsigned, and offsets into whole arrays instead of slices: the compiler then makes plain vector loops.
-
-Source of the formulas: `kipx.kernel.relu`, the plain version that this one is tested against.
 """
 
 import math
-from functools import partial
 
-import numba
 import numpy as np
 
-from kipx.kernel.relu import lens_series, turn_series
+from kipx.kernel import angles
+from kipx.kernel.angles import OVER_2PI, WIDE_HALF, WIDE_ONE, WIDE_ZERO, compiled
 
-# nothing is allocated and the caller holds every array: counting references would double the time of small ones
-_bare = partial(numba.njit, nogil=True, error_model="numpy", fastmath={"contract"}, _nrt=False)
-entry = partial(_bare, cache=True)
-compiled = partial(_bare, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-
-ZERO, HALF, ONE, OVER_2PI = (np.float32(v) for v in (0, 0.5, 1, 0.5 / math.pi))
-WIDE_ZERO, WIDE_HALF, WIDE_ONE, WIDE_TWO = (np.float64(v) for v in (0, 0.5, 1, 2))
+ZERO, ONE = (np.float32(v) for v in (0, 1))
 NO, YES = np.bool_(False), np.bool_(True)  # of one type, where True and False would compile a function each
 NONE, NEXT, TWICE, LANES = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(16)
 LIMIT = np.uint64(
     2**32
 )  # indices below it cannot wrap around when doubled, which the compiler asks before it vectorizes
-SAME = np.float64(1e-13)  # of 1 - |correlation|: moves the angle by what float32 cannot tell, 5e-7
-
-
-T0, T1, T2, T3, T4, T5, T6, T7 = (np.float32(c) for c in turn_series())
-L0, L1, L2, L3, L4, L5, L6 = (np.float64(c) for c in lens_series())
-
-
-@compiled
-def _apart(covariance, inverse):
-    """1 - |correlation|, 0 where the two patches count as parallel."""
-    apart = WIDE_ONE - abs(covariance * inverse)
-    return apart if apart > SAME else WIDE_ZERO
-
-
-@compiled
-def _factor(apart, root, covariance):
-    """(pi - t) / 2 pi for the angle t, from `apart` and its root."""
-    a, root = np.float32(apart), np.float32(root)
-    turn = root * (((((((T7 * a + T6) * a + T5) * a + T4) * a + T3) * a + T2) * a + T1) * a + T0)
-    return turn if covariance < WIDE_ZERO else HALF - turn
-
-
-@compiled
-def _behind(covariance, scale, apart, root):
-    """Covariance behind a ReLU: half of it if positive, and (sin t - t cos t) / 2 pi for the angle t <= pi / 2."""
-    a = apart
-    lens = a * root * ((((((L6 * a + L5) * a + L4) * a + L3) * a + L2) * a + L1) * a + L0)
-    return (WIDE_HALF * covariance if covariance > WIDE_ZERO else WIDE_ZERO) + scale * lens
 
 
 @compiled
@@ -76,39 +39,38 @@ def relu(nngp, ntk, k, to, at, place, image1, image2, masks, kinds):
       masks: (stages, columns, entries).
       kinds: 1 for the covariance alone, 2 with the tangent kernel.
     """
-    p, first, second = at.pad, place + at.first, place + at.second
+    p, first, second, like = at.pad, place + at.first, place + at.second, ntk[k, NONE]
     if kinds == 1:
         for f in range(at.lanes):
             c = nngp[k, p + f]
-            apart = _apart(c, image1.inverses[first + f] * image2.inverses[second + f])
+            apart = angles.apart(c, image1.inverses[first + f] * image2.inverses[second + f], like)
             scale = masks[at.stage, at.column, f] * image1.stds[first + f] * image2.stds[second + f]
-            nngp[to, p + f] = _behind(c, scale, apart, math.sqrt(apart))
+            nngp[to, p + f] = angles.behind(c, apart, math.sqrt(apart), scale, like)
     else:
         for f in range(at.lanes):
             c = nngp[k, p + f]
-            apart = _apart(c, image1.inverses[first + f] * image2.inverses[second + f])
+            apart = angles.apart(c, image1.inverses[first + f] * image2.inverses[second + f], like)
             root = math.sqrt(apart)
             scale = masks[at.stage, at.column, f] * image1.stds[first + f] * image2.stds[second + f]
-            nngp[to, p + f] = _behind(c, scale, apart, root)
-            ntk[to, p + f] = _factor(apart, root, c) * ntk[k, p + f]
+            nngp[to, p + f] = angles.behind(c, apart, root, scale, like)
+            ntk[to, p + f] = angles.factor(c, apart, root, like) * ntk[k, p + f]
 
 
 @compiled
 def relu_vjp(nngp, ntk, k, at, place, image1, image2, kinds, ct_nngp, ct_ntk, log_std):
     """Overwrites cotangents behind a ReLU by those before it; log_std gets that of either log(std)."""
-    p, first, second = at.pad, place + at.first, place + at.second
+    p, first, second, like = at.pad, place + at.first, place + at.second, ntk[k, NONE]
     for f in range(at.lanes):
         c, ct = nngp[k, p + f], ct_nngp[p + f]
         inverse = image1.inverses[first + f] * image2.inverses[second + f]
-        apart = _apart(c, inverse)
+        apart = angles.apart(c, inverse, like)
         root = math.sqrt(apart)
-        sine = np.float32(root) * math.sqrt(np.float32(WIDE_TWO - apart))
-        factor = _factor(apart, root, c)
+        sine, factor = angles.sine(apart, root, like), angles.factor(c, apart, root, like)
         to_log_std = OVER_2PI * image1.stds[first + f] * image2.stds[second + f] * sine * ct
         to_nngp = factor * ct
         if kinds == 2:
             smooth = sine > ZERO
-            slope = OVER_2PI * np.float32(inverse) / (sine if smooth else ONE) * ntk[k, p + f] * ct_ntk[p + f]
+            slope = ntk.dtype.type(OVER_2PI * inverse) / (sine if smooth else ONE) * ntk[k, p + f] * ct_ntk[p + f]
             slope = np.float64(slope if smooth else ZERO)
             to_log_std -= slope * c
             to_nngp += slope

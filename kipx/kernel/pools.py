@@ -8,8 +8,9 @@ the rows of these.
 import numpy as np
 
 from kipx.kernel import planes
+from kipx.kernel.angles import compiled
 from kipx.kernel.offsets import slot, top
-from kipx.kernel.planes import NEXT, NO, NONE, TWICE, YES, compiled
+from kipx.kernel.planes import NEXT, NO, NONE, TWICE, YES
 
 
 @compiled
@@ -105,7 +106,7 @@ def _rows(stage, above, dy, columns, store, transpose):
 def _rows_of(stage, above, begun, dy, lowest, highest, shift, columns, store, transpose):
     """The rows at one dy of columns that begin where the planes of dy = `begun` do; columns[dx + shift] has a dx's."""
     step, width = np.int64(stage.pool), stage.stride // stage.pool
-    scale = np.float32(1 / step**4)
+    scale = store.dtype.type(1 / step**4)
     for a in range(step):
         up = (dy + a) // step
         if abs(up) > np.int64(above.radius_y):

@@ -110,6 +110,11 @@ def turn_series():
     return _in_distance(arccos_polynomial(7))
 
 
+def wide_turn_series():
+    """Power series in 2x - 1 of the same, to float64's rounding."""
+    return [c / (2 * math.pi) for c in arccos_polynomial(22)]
+
+
 def lens_series():
     """Power series in 1 - x of (sin a - a cos a) / (1 - x)^1.5 / 2 pi with a = arccos(x), to float32's rounding."""
     return _in_distance(lens_polynomial(6))
