@@ -71,7 +71,8 @@ def unpool_columns(stage, above, at, kinds, work):
 def _unpool(stage, above, at, columns, plane):
     size = at.size // stage.pool
     if stage.pool == TWICE:
-        even, odd = _above(stage, above, at.dx, 0), _above(stage, above, at.dx, 1)
+        even = _above(stage, above, at.dx, np.int64(NONE))
+        odd = _above(stage, above, at.dx, np.int64(NEXT))
         planes.unpool_pairs(columns[even], columns[odd], plane, at.pad, size)
     else:
         for b in range(stage.pool):
@@ -94,12 +95,11 @@ def unpool_rows(plan, s, dy, columns, store):
 
 @compiled
 def _rows(stage, above, dy, columns, store, transpose):
-    radius, wrapped = np.int64(above.radius_x), np.int64(stage.stride // stage.pool)
-    if stage.wraps:
-        _rows_of(stage, above, dy, dy, 0, radius, 0, columns, store, transpose)
-        _rows_of(stage, above, dy, dy + 1, -radius, 0, wrapped, columns, store, transpose)
-    else:
-        _rows_of(stage, above, dy, dy, -radius, radius, radius, columns, store, transpose)
+    wraps, radius = np.int64(stage.wraps), np.int64(above.radius_x)
+    for h in range(1 + wraps):  # halves of the planes: the first has dx from 0 on, if there is a second
+        lowest, highest = -radius * max(h, 1 - wraps), radius * (1 - h)
+        shift = h * np.int64(stage.stride // stage.pool) if wraps else radius
+        _rows_of(stage, above, dy, dy + h, lowest, highest, shift, columns, store, transpose)
 
 
 @compiled
