@@ -110,13 +110,7 @@ def pose(
     Raises:
       UserError: an argument that is none, data that do not fit it, or more memory needed than available.
     """
-    checks.integer("seed", seed, at_least=0)
-    checks.integer("steps", steps, at_least=0)
-    checks.integer("baseline.draws", draws, at_least=0, at_most=checks.MANY)
-    checks.positive("checkpoint.every_s", every_s)
-    checks.integer("checkpoint.tested_from", tested_from, at_least=0)
-    if labels["learning_rate"] is not None:
-        checks.positive("labels.learning_rate", labels["learning_rate"])
+    _check_numbers(seed, steps, draws, every_s, tested_from, labels["learning_rate"])
     rates = optimizer(steps), optimizer(steps, labels["learning_rate"]) if labels["learned"] else None
     data, available = load(), available or machine.memory()
     for member in members:
@@ -128,33 +122,48 @@ def pose(
     y_train, y_test = (support.one_hot(y, data.classes) for y in (data.y_train, data.y_test))
     key_support, key_sampler, key_draws = jax.random.split(jax.random.key(seed), 3)
     initial, classes = draw(key_support, x_train, data.y_train, data.classes)
-    sample = distill.class_balanced_batches(
-        jnp.asarray(x_train),
-        y_train,
-        data.y_train,
-        batch_size=batch_size,
-        change=change,
-        apply=preprocessing.apply,
-    )
     _check_steps(members, data, len(classes), batch_size, available)
-    rule = distill.joint(*rates)
-    built = [distill.build(objective.kip(member.engine, ridge=ridge), rule, sample) for member in members]
-    start, each = built[0][0], [step for _, step in built]
+    changed = {"change": change, "apply": preprocessing.apply}
+    sample = distill.class_balanced_batches(
+        jnp.asarray(x_train), y_train, data.y_train, batch_size=batch_size, **changed
+    )
+    start, step = _steps_of(members, ridge, distill.joint(*rates), sample)
     y_support = support.one_hot(classes, data.classes)
-    natural = support.natural(per_class=len(classes) // data.classes)
-    sets = (natural(key, x_train, data.y_train, data.classes) for key in jax.random.split(key_draws, draws))
     return Problem(
         data,
         preprocessing,
         initial,
         y_support,
         start(key_sampler, initial, y_support),
-        sampled.step(members, each),
+        step,
         evaluate.remembering(sampled.evaluation(members, jnp.asarray(x_test), y_test, ridge=ridge)),
-        [(x, support.one_hot(c, data.classes)) for x, c in sets],
+        _natural(key_draws, draws, len(classes) // data.classes, x_train, data),
         (x_train, y_train),
         tested_from,
     )
+
+
+def _check_numbers(seed, steps, draws, every_s, tested_from, label_rate):
+    checks.integer("seed", seed, at_least=0)
+    checks.integer("steps", steps, at_least=0)
+    checks.integer("baseline.draws", draws, at_least=0, at_most=checks.MANY)
+    checks.positive("checkpoint.every_s", every_s)
+    checks.integer("checkpoint.tested_from", tested_from, at_least=0)
+    if label_rate is not None:
+        checks.positive("labels.learning_rate", label_rate)
+
+
+def _steps_of(members, ridge, rule, sample):
+    """How a run of KIP starts and goes on: (start, step)."""
+    built = [distill.build(objective.kip(member.engine, ridge=ridge), rule, sample) for member in members]
+    return built[0][0], sampled.step(members, [step for _, step in built])
+
+
+def _natural(key, draws, per_class, x_train, data):
+    """Natural support sets (images, labels), of as many images a class as the set that is learned."""
+    draw = support.natural(per_class=per_class)
+    sets = (draw(each, x_train, data.y_train, data.classes) for each in jax.random.split(key, draws))
+    return [(x, support.one_hot(classes, data.classes)) for x, classes in sets]
 
 
 def _with_solved_labels(folder, problem, members, ridge, every_s, show, config):
