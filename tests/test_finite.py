@@ -59,6 +59,16 @@ def test_a_network_is_its_layers(name, parameterization):
     np.testing.assert_allclose(net.apply(variables, X), expected, rtol=2e-5, atol=1e-5)
 
 
+def test_parameters_decide_the_precision():
+    net = build(ARCHITECTURES["pooled"], width=3)
+    variables = net.init(jax.random.key(1), X.astype(np.float64))
+    outputs = net.apply(variables, X)
+    assert outputs.dtype == net.apply(variables, X.astype(np.float64)).dtype == np.float32
+    exact = net.apply(jax.tree.map(lambda array: array.astype("float64"), variables), X)
+    assert exact.dtype == np.float64
+    np.testing.assert_allclose(outputs, exact, rtol=2e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("parameterization", ["standard", "ntk"])
 def test_weights_start_with_the_variance_of_the_kernel(parameterization):
     net = build((Conv(3, 1.5, 0.7), Relu(), Flatten(), Dense()), width=4000, parameterization=parameterization)

@@ -120,12 +120,13 @@ class Weights(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        """(..., features) of (..., channels)."""
+        """(..., features) of (..., channels), in the precision of the parameters."""
         fan_in = self.size**2 * x.shape[-1]
         scale = self.w_std / math.sqrt(fan_in)
         normal = nn.initializers.normal
         weights = self.param("weights", normal(1.0 if self.scaled else scale), (fan_in, self.features), jnp.float32)
         biases = self.param("biases", normal(1.0 if self.scaled else self.b_std), (self.features,), jnp.float32)
+        x = jnp.asarray(x, weights.dtype)
         product = x @ weights if self.size == 1 else _convolve(x, weights, self.size)
         return scale * product + self.b_std * _rows(biases, x) if self.scaled else product + _rows(biases, x)
 
