@@ -20,6 +20,7 @@ from kipx import checks, untrusted
 
 FIRST_STEPS = (0, 1, 2, 4, 6, 8, 12, 18, 26, 37, 54, 78, 112, 162, 233, 335, 483, 695, 1000)
 EVERY = 500
+PATIENCE_S = 10**8  # for what is being written; orbax counts a jump of the clock and a laptop's sleep as waiting
 
 
 def scheduled(step):
@@ -55,7 +56,11 @@ def open_manager(folder):
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix="one")
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=keep, cleanup_tmp_directories=True, multiprocessing_options=alone, create=False
+        preservation_policy=keep,
+        cleanup_tmp_directories=True,
+        multiprocessing_options=alone,
+        async_options=ocp.AsyncOptions(timeout_secs=PATIENCE_S),
+        create=False,
     )
     _silence()
     with _storing(folder):
@@ -162,9 +167,16 @@ def _state(manager, step, origin, how):
 
 def _part(manager, step, **item):
     """One item of a checkpoint; ValueError whatever is wrong with it."""
-    try:
+    with _reading():
         return manager.restore(step, args=ocp.args.Composite(**item))[next(iter(item))]
-    except Exception as error:  # damaged bytes lead readers to errors of every kind
+
+
+@contextlib.contextmanager
+def _reading():
+    """Turns what orbax raises into ValueError: damaged bytes lead it to errors of every kind."""
+    try:
+        yield
+    except Exception as error:
         raise ValueError((str(error).splitlines() or [type(error).__name__])[0][:160]) from error
 
 
@@ -205,8 +217,10 @@ def support_at(folder, step):
 
 
 def _check_size(manager, step):
-    arrays = jax.tree.leaves(manager.item_metadata(step)["state"].tree)
-    untrusted.check_size(sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays))
+    with _reading():
+        arrays = jax.tree.leaves(manager.item_metadata(step)["state"].tree)
+        size = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays)
+    untrusted.check_size(size)
 
 
 def restore(manager, like, *, config_hash):
