@@ -183,8 +183,11 @@ def main():
         return app.complete(COMMANDS, arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         return print(HELP)
-    exits.heed_sigterm()
-    exits.leave(run(arguments[0], arguments[1:]))
+    try:
+        exits.heed_sigterm()
+        exits.leave(run(arguments[0], arguments[1:]))
+    except KeyboardInterrupt as error:  # before the command has begun, or behind its end
+        exits.leave(exits.say(*exits.explain(error, arguments[0])))
 
 
 def run(command, arguments):

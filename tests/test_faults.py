@@ -16,7 +16,7 @@ import pytest
 import section
 from faults import damage, page
 
-from kipx import artifacts, checkpoints, checks, exits, files, track
+from kipx import artifacts, checkpoints, checks, cli, exits, files, track
 from kipx.commands import keep, stop
 from kipx.preprocess import standardize
 
@@ -210,6 +210,18 @@ def test_sigterm_says_how_to_go_on_wherever_the_run_is():
     finally:
         signal.signal(signal.SIGTERM, before)
     assert exits.explain(caught.value, "distill") == (143, "terminated; go on with kipx distill resume=run")
+
+
+def test_sigterm_before_the_command_has_begun_is_told_in_a_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["kipx", "distill"])
+    monkeypatch.setattr(cli, "run", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (left.value.code, capsys.readouterr().err) == (143, "kipx: terminated\n")
 
 
 def test_the_table_takes_its_own_place_in_the_page_alone():
