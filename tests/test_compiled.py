@@ -12,7 +12,7 @@ import pytest
 
 import kipx.kernel
 from kipx.architecture import AvgPool, Conv, Dense, Flatten, GlobalAvgPool, Relu, convnet, convvec, myrtle
-from kipx.kernel import build, compiled, plain, planes
+from kipx.kernel import build, compiled, plain, plan, planes
 
 CASES = {
     "convnet": (convnet(depth=2), (9, 7, 3)),
@@ -53,6 +53,40 @@ def exact(name, kind="ntk"):
     kernel_fn = partial(plain.gram, CASES[name][0], kind)
     whole = jax.jit(lambda *arguments: value_and_gradients(kernel_fn, *arguments))
     return lambda *arguments: whole(*(jnp.asarray(x, "float64") for x in arguments))
+
+
+def random_architecture(rng):
+    """An architecture with a global average pool, and the size of an image for it."""
+    layers, sides = [], rng.integers(1, 5, size=2)
+    for _ in range(rng.integers(1, 4)):
+        for _ in range(rng.integers(0, 3)):
+            layers += [Conv(int(rng.choice([1, 3, 5, 7])), 1.3, float(rng.choice([0, 0.3]))), Relu()]
+        if rng.random() < 0.7:
+            layers.append(AvgPool(int(rng.choice([2, 2, 3]))))
+            sides = sides * layers[-1].size
+    return (*layers, GlobalAvgPool(), Dense()), np.minimum(sides + rng.integers(0, 2, size=2), 27)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_planes_that_share_their_columns_change_nothing(seed, monkeypatch):
+    rng = np.random.default_rng(seed)
+    architecture, sides = random_architecture(rng)
+    x1, x2 = (rng.normal(size=(n, *sides, 2)).astype(np.float32) for n in (2, 3))
+    ct, plans = rng.normal(size=(2, 2, 3)).astype(np.float32), compiled._plans
+
+    def alone(*arguments):
+        apart = [one and one._replace(stages=one.stages.copy()) for one in plans(*arguments)]
+        for one in filter(None, apart):
+            one.stages["wraps"] = 0
+        return [one and one._replace(masks=plan._masks(one.stages)) for one in apart]
+
+    def computed():
+        return compiled._gram(architecture, 2, x1, x2), *compiled._vjp(architecture, 2, True, x1, x2, ct)
+
+    shared = computed()
+    monkeypatch.setattr(compiled, "_plans", alone)
+    for found, expected in zip(shared, computed(), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
 
 
 PRECISIONS = {"float32": (2e-6, 1e-4), "float64": (1e-13, 1e-11)}  # of values, of gradients
