@@ -114,7 +114,10 @@ def load(store, stage, at, values):
         planes.clear(values, at.pad, at.size)
     for h in range(1 + np.int64(stage.wraps)):
         start, to, size = _half(stage, at, h)
-        planes.add(store, start, values, to, size) if stage.wraps else planes.copy(store, start, values, to, size)
+        if stage.wraps:
+            planes.add(store, start, values, to, size)
+        else:
+            planes.copy(store, start, values, to, size)
 
 
 @compiled

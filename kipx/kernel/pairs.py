@@ -47,7 +47,7 @@ def scratch(plan):
     rows, last = plan.stages["height"] * plan.stages["stride"], plan.stages[-1]
     entries = int(max(rows + 2 * plan.stages["pad"])) + 2 * SLACK
     stored = int(last["store"] + (2 * last["radius_y"] + 1) * (2 * last["radius_x"] + 1) * rows[-1])
-    columns = int(max(*(2 * plan.stages["radius_x"]), *plan.stages["stride"])) + 2
+    columns = plan.masks.shape[1] + 2  # more than there are once they are pooled
     shapes = (len(plan.layers) + 1, entries), (2, entries), (2, stored), (columns, entries), entries
     kinds = [[np.zeros(shape, dtype) for dtype in (np.float64, plan.share.dtype)] for shape in shapes]
     return Scratch(*(array for kind in kinds for array in kind), np.zeros(entries, np.float64))

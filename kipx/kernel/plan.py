@@ -7,11 +7,9 @@ import numpy as np
 from kipx.architecture import AvgPool, Conv, Flatten, GlobalAvgPool, Relu
 from kipx.kernel.layers import place
 
-_FIELDS = (
-    *("height", "width", "stride", "pad", "reach", "radius_y", "radius_x"),
-    *("first", "last", "pool", "store", "wraps"),
-)
-STAGE = np.dtype([(name, np.uint64) for name in _FIELDS])
+_PLACE = ("height", "width", "stride", "pad", "reach", "radius_y", "radius_x")
+_PARTS = ("first", "last", "pool", "store", "wraps")
+STAGE = np.dtype([(name, np.uint64) for name in _PLACE + _PARTS])
 SLACK = 16  # entries behind every map, for loops over whole vectors
 
 
@@ -84,8 +82,8 @@ def make_plan(architecture, sides, *, radius, dtype):
         reach = half * (stride + 1)
         pad = stages[0][3] if stages else reach  # the widest; leading zeros then stay zeros
         wraps = (radius_y, radius_x) == (height - 1, width - 1) and stride < 2 * radius_x + 1
-        inside = first, len(layers)
-        stages.append((height, width, stride, pad, reach, radius_y, radius_x, *inside, pool, stored, wraps))
+        its_place = height, width, stride, pad, reach, radius_y, radius_x
+        stages.append((*its_place, first, len(layers), pool, stored, wraps))
         stored += (2 * radius_y + 1) * (2 * radius_x + 1) * height * stride * (len(stages) > 1)
     pixels = (stages[0][0] + 2) * stages[0][2]
     share = 1 / (height * width) ** (1 if radius_y == radius_x == 0 else 2)

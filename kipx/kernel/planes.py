@@ -18,9 +18,9 @@ import math
 import numpy as np
 
 from kipx.kernel import angles
-from kipx.kernel.angles import OVER_2PI, WIDE_HALF, WIDE_ONE, WIDE_ZERO, compiled
+from kipx.kernel.angles import OVER_2PI, WIDE_HALF, WIDE_ONE, WIDE_ZERO, ZERO, compiled
 
-ZERO, ONE = (np.float32(v) for v in (0, 1))
+ONE = np.float32(1)
 NO, YES = np.bool_(False), np.bool_(True)  # of one type, where True and False would compile a function each
 NONE, NEXT, TWICE, LANES = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(16)
 LIMIT = np.uint64(
