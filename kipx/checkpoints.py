@@ -100,7 +100,7 @@ def _storing(folder):
         yield
     except (OSError, ValueError) as error:  # tensorstore's are ValueErrors
         code = re.search(r"os_error_code='(\d+)'", str(error))
-        reason = os.strerror(int(code[1])) if code else getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = os.strerror(int(code[1])) if code else getattr(error, "strerror", None) or checks.reason(error)
         message = f"{folder}: a checkpoint cannot be written ({reason}); make room, or let it be written"
         raise checks.StorageError(message, reason) from error
 
@@ -177,7 +177,7 @@ def _reading():
     try:
         yield
     except Exception as error:
-        raise ValueError((str(error).splitlines() or [type(error).__name__])[0][:160]) from error
+        raise ValueError(checks.reason(error)[:160]) from error
 
 
 def steps(folder):
@@ -212,7 +212,7 @@ def support_at(folder, step):
             return np.asarray(state["images"]), np.asarray(state["labels"])
         except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
             raise checks.UserError(
-                f"step: checkpoint {step} of {folder} cannot be read ({untrusted.reason(error)}); take another"
+                f"step: checkpoint {step} of {folder} cannot be read ({checks.reason(error)}); take another"
             ) from error
 
 

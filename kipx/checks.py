@@ -66,6 +66,11 @@ def one_of(name, value, choices):
     return value
 
 
+def reason(error):
+    """What an exception says, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def said(value):
     """What a value looks like in a message: a line of bounded length, whatever it is."""
     try:

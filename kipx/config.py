@@ -36,7 +36,7 @@ def plain(cfg, schema):
     try:
         values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise checks.UserError(f"config: {str(error).splitlines()[0]}") from error
+        raise checks.UserError(f"config: {checks.reason(error)}") from error
     if values.pop("debug", False):
         values = {key: value for key, value in values.items() if key in schema}
     _check(values, schema, "")

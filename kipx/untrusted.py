@@ -16,11 +16,6 @@ class Damaged(checks.UserError):
     """A file that is not read, for the reason that it states in one line."""
 
 
-def reason(error):
-    """What an exception says, in one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def npz(path):
     """{name: array} of an npz; nothing is ever unpickled, and no memory is taken for what is not there.
 
@@ -32,7 +27,7 @@ def npz(path):
             check_size(sum(entry.file_size for entry in file.infolist()))
             return {entry.filename.removesuffix(".npy"): _array(file, entry) for entry in file.infolist()}
     except Exception as error:  # damaged bytes lead the readers of zips and arrays to errors of every kind
-        raise Damaged(reason(error)) from error
+        raise Damaged(checks.reason(error)) from error
 
 
 def check_size(size):
@@ -72,7 +67,7 @@ def from_yaml(text):
     try:
         return yaml.load(text, _Plain)
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise Damaged(f"no plain YAML: {reason(error)}") from error
+        raise Damaged(f"no plain YAML: {checks.reason(error)}") from error
 
 
 def texts_in(value):
@@ -106,4 +101,4 @@ def from_json(text):
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Damaged(f"no JSON: {reason(error)}") from error
+        raise Damaged(f"no JSON: {checks.reason(error)}") from error

@@ -37,7 +37,7 @@ def run(run, *, format, out):
         raise
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise checks.UserError(
-            f"{source}: its config is not that of a set ({untrusted.reason(error)}); take it from the run again"
+            f"{source}: its config is not that of a set ({checks.reason(error)}); take it from the run again"
         ) from error
     folder = pathlib.Path(out) if out else source.parent / "export" / format
     manifest = {

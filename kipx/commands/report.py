@@ -151,7 +151,7 @@ def _write_page(path, make):
 
 
 def _reason(error):
-    return getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    return getattr(error, "strerror", None) or checks.reason(error)
 
 
 def _table2(run, table, out):

@@ -34,7 +34,7 @@ def load(*, name: str, data_dir: str | None = None):
         builder = tfds.builder_cls(name)(data_dir=folder(data_dir))
         train, test = _split(builder, "train"), _split(builder, "test")
     except Exception as error:  # the readers' C++ raises whatever the bytes lead it to
-        text = (str(error).splitlines() or [type(error).__name__])[0]
+        text = checks.reason(error)
         raise checks.UserError(f"dataset={name}: {where} is damaged ({text}); {mend} prepares it again") from error
     return check(f"dataset={name} in {where}", Dataset(*train, *test, tuple(builder.info.features["label"].names)))
 

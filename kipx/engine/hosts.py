@@ -37,7 +37,7 @@ def connect(coordinator=None, num_processes=None, process_id=None):
     except (RuntimeError, ValueError) as error:
         raise checks.UserError(
             f"engine.coordinator: the {num_processes or 'Slurm'} processes did not meet at {coordinator} "
-            f"({str(error).splitlines()[0]})"
+            f"({checks.reason(error)})"
         ) from error
 
 
@@ -65,7 +65,7 @@ def exchanged(function, *arguments):
             raise
         raise checks.EngineError(
             f"process {jax.process_index()}: another of the run's {jax.process_count()} processes is gone "
-            f"({str(error).splitlines()[0][:160]})"
+            f"({checks.reason(error)[:160]})"
         ) from error
 
 

@@ -259,6 +259,6 @@ def _connect(address):
         ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise checks.UserError(
-            f"engine.address: no Ray cluster answers at {address!r} ({str(error).splitlines()[0]})"
+            f"engine.address: no Ray cluster answers at {address!r} ({checks.reason(error)})"
         ) from error
     return ray

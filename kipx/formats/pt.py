@@ -49,7 +49,7 @@ def read(path):
     except checks.UserError as error:
         raise checks.UserError(f"{path}: {error}; nothing in it was run") from error
     except Exception as error:  # damaged bytes lead the readers of zips and opcodes to errors of every kind
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = checks.reason(error)
         raise checks.UserError(f"{path}: is no file of torch.save, or a damaged one ({reason})") from error
 
 

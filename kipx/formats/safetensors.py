@@ -57,7 +57,7 @@ def read(path, entry):
     try:
         arrays, notes = from_bytes(path.read_bytes())
     except (ArithmeticError, LookupError, ValueError, TypeError, AttributeError, struct.error) as error:
-        raise checks.UserError(f"{path}: is no safetensors, or a damaged one ({untrusted.reason(error)})") from error
+        raise checks.UserError(f"{path}: is no safetensors, or a damaged one ({checks.reason(error)})") from error
     try:
         names = untrusted.from_json(notes["class_names"])
         text = {"config": np.asarray(notes["config"]), "class_names": untrusted.texts(names)}

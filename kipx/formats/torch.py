@@ -96,7 +96,7 @@ def read(path, entry):
             return {"images": _from_torch(value)}
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise checks.UserError(
-            f"{path}: expected what kipx export or DC wrote, got it damaged ({untrusted.reason(error)})"
+            f"{path}: expected what kipx export or DC wrote, got it damaged ({checks.reason(error)})"
         ) from error
     raise checks.UserError(
         f"{path}: expected images (n, c, h, w), DC's {{'data': [[images, labels], ...]}} or what kipx export wrote, "

@@ -33,8 +33,7 @@ def each(folder, names, read):
         try:
             found.append(read(path, name))
         except DAMAGE as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            troubles.append(f"{name}: left out, no run that can be read ({reason})")
+            troubles.append(f"{name}: left out, no run that can be read ({checks.reason(error)})")
     return [one for one in found if one is not None], troubles
 
 
