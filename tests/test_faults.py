@@ -201,26 +201,26 @@ def test_a_folder_that_cannot_be_written_is_named():
     assert exits.explain(OSError("of something else"), "distill")[0] == exits.OURS
 
 
-def test_sigterm_says_how_to_go_on_wherever_the_run_is():
+@pytest.fixture
+def sigterm():
+    """Its handler is put back afterwards."""
     before = signal.getsignal(signal.SIGTERM)
-    try:
-        exits.heed_sigterm()
-        with pytest.raises(KeyboardInterrupt) as caught, stop.resumable("distill", "run"):
-            os.kill(os.getpid(), signal.SIGTERM)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_says_how_to_go_on_wherever_the_run_is(sigterm):
+    exits.heed_sigterm()
+    with pytest.raises(KeyboardInterrupt) as caught, stop.resumable("distill", "run"):
+        os.kill(os.getpid(), signal.SIGTERM)
     assert exits.explain(caught.value, "distill") == (143, "terminated; go on with kipx distill resume=run")
 
 
-def test_sigterm_before_the_command_has_begun_is_told_in_a_line(monkeypatch, capsys):
+def test_sigterm_before_the_command_has_begun_is_told_in_a_line(sigterm, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["kipx", "distill"])
     monkeypatch.setattr(cli, "run", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(SystemExit) as left:
+        cli.main()
     assert (left.value.code, capsys.readouterr().err) == (143, "kipx: terminated\n")
 
 
