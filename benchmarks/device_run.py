@@ -2,15 +2,16 @@
 
 Where kipx is installed, the images are packed, and a new run is only written down:
 
-    python benchmarks/device_run.py pack cifar10 carried/cifar10.npz --train 25000
+    python benchmarks/device_run.py pack cifar10 carried/a.npz carried/b.npz
     kipx distill +experiment=cifar10_kip_10 --cfg job --resolve > carried/run/config.yaml
 
-There, from the repository's folder, for so many minutes, a checkpoint each minute; what comes back is one file:
+There, from the repository's folder, for so many minutes; what comes back is one file:
 
-    python benchmarks/device_run.py go carried/run carried/cifar10.npz --minutes 25 --out run.tar
+    python benchmarks/device_run.py go carried/run carried/a.npz carried/b.npz --minutes 25 --out run.tar
 
-Unpacked, it is a run folder like any other: `kipx distill resume=<folder>` goes on with it, and so does this. A folder
-whose config.yaml is `kipx label-solve`'s is solved for labels.
+Unpacked, it is a run folder like any other: `kipx distill resume=<folder>` goes on with it, and so does this. It takes
+configs of `kipx label-solve` as well, and of `kipx transfer run=<folder> dataset=<its> network=convnet`, whose
+checkpoints, large ones, stay where they are.
 """
 
 import argparse
@@ -33,29 +34,30 @@ from kipx.data import Dataset, check
 TILE = 20  # images a side of one lossless picture: a third smaller than compressed arrays
 
 
-def pack(name, path, train, data_dir):
-    """Writes the test set and the first `train` training images of a published data set."""
+def pack(name, paths, train, data_dir):
+    """Writes the first `train` training images and the test set of a published data set, an even share to each file."""
     from kipx.data import published
 
     data = published.load(name=name, data_dir=data_dir)
-    keep = slice(0, train)
-    arrays = {
-        **_packed("x_train", data.x_train[keep]),
-        **_packed("x_test", data.x_test),
-        "y_train": data.y_train[keep],
-        "y_test": data.y_test,
-        "class_names": np.asarray(data.class_names),
-    }
-    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **arrays)
+    arrays = data.x_train[:train], data.y_train[:train], data.x_test, data.y_test
+    shares = zip(*(np.array_split(array, len(paths)) for array in arrays), strict=True)
+    for path, (x_train, y_train, x_test, y_test) in zip(paths, shares, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        images = {**_packed("x_train", x_train), **_packed("x_test", x_test)}
+        np.savez(path, **images, y_train=y_train, y_test=y_test, class_names=np.asarray(data.class_names))
 
 
-def load(path):
+def load(paths):
     """The Dataset that `pack` wrote."""
+    shares = [_load(path) for path in paths]
+    x_train, y_train, x_test, y_test = (np.concatenate(arrays) for arrays in zip(*(s[:4] for s in shares), strict=True))
+    return check(str(paths[0]), Dataset(x_train, y_train, x_test, y_test, shares[0][4]))
+
+
+def _load(path):
     with np.load(path, allow_pickle=False) as file:
         x_train, x_test = (_unpacked(file, f"x_{part}") for part in ("train", "test"))
-        names = tuple(str(name) for name in file["class_names"])
-        return check(str(path), Dataset(x_train, file["y_train"], x_test, file["y_test"], names))
+        return x_train, file["y_train"], x_test, file["y_test"], tuple(str(name) for name in file["class_names"])
 
 
 def _packed(name, images):
@@ -86,12 +88,12 @@ def go(folder, data, minutes, out):
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    from kipx import arguments, artifacts
-    from kipx.commands import distill, label_solve, stop
+    from kipx import artifacts
+    from kipx.commands import stop
 
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    command, build = (distill, arguments.distill) if "steps" in config else (label_solve, arguments.label_solve)
-    built = {**build(config), "load": lambda: load(data), "every_s": 60.0}
+    command, built = _command(config)
+    built["load"] = lambda: load(data)
     began_here = not (folder / "environment.json").exists()
     artifacts.write_json(folder / f"environment{'' if began_here else '_device'}.json", artifacts.environment())
     timer = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGTERM))
@@ -103,7 +105,23 @@ def go(folder, data, minutes, out):
         print(stopped, file=sys.stderr)
     timer.cancel()
     with tarfile.open(out, "w") as archive:
-        archive.add(folder, arcname=folder.name)
+        archive.add(folder, folder.name, filter=None if "run" not in config else _without_checkpoints)
+
+
+def _command(config):
+    """The module of the command that a config belongs to, and its arguments."""
+    from kipx import arguments, artifacts
+    from kipx.commands import distill, label_solve, transfer
+
+    if "trainer" in config:
+        return transfer, arguments.transfer(config, artifacts.load(config["run"], step=config["step"]))
+    if "steps" in config:
+        return distill, arguments.distill(config)
+    return label_solve, arguments.label_solve(config)
+
+
+def _without_checkpoints(member):
+    return None if "checkpoints" in pathlib.PurePath(member.name).parts else member
 
 
 def main():
@@ -112,17 +130,17 @@ def main():
     commands = parser.add_subparsers(required=True, dest="command")
     packing = commands.add_parser("pack")
     packing.add_argument("name")
-    packing.add_argument("path", type=pathlib.Path)
+    packing.add_argument("paths", type=pathlib.Path, nargs="+")
     packing.add_argument("--train", type=int, default=None)
     packing.add_argument("--data-dir", default=None)
     going = commands.add_parser("go")
     going.add_argument("folder", type=pathlib.Path)
-    going.add_argument("data", type=pathlib.Path)
+    going.add_argument("data", type=pathlib.Path, nargs="+")
     going.add_argument("--minutes", type=float, default=25)
     going.add_argument("--out", type=pathlib.Path, default=pathlib.Path("run.tar"))
     given = parser.parse_args()
     if given.command == "pack":
-        return pack(given.name, given.path, given.train, given.data_dir)
+        return pack(given.name, given.paths, given.train, given.data_dir)
     return go(given.folder, given.data, given.minutes, given.out)
 
 

@@ -1,6 +1,7 @@
 """Times kipx's kernel on a GPU beside plain JAX and neural-tangents, alternating in one process.
 
     PYTHONPATH=. python benchmarks/gpu.py measure docs/results/gpu.json      (on a machine with a GPU and CuPy)
+    PYTHONPATH=. python benchmarks/gpu.py errors docs/results/gpu.json       (the same; nothing is timed)
     python benchmarks/gpu.py page docs/results/gpu.json docs/gpu.md
 
 `measure` needs JAX, CuPy and, for its column, neural-tangents; neither Hydra nor data. Errors are against plain JAX in
@@ -25,13 +26,13 @@ from kipx.kernel import build, neural_tangents
 # name, architecture, image, images a side of a block: of kipx, of plain JAX, of neural-tangents (0: not timed)
 CASES = [
     ("convnet", convnet(), (32, 32, 3), 128, 16, 8),
-    ("convnet", convnet(), (28, 28, 1), 128, 16, 8),
-    ("convnet", convnet(), (32, 32, 3), 8, 8, 16),
-    ("convnet", convnet(), (16, 16, 3), 128, 32, 16),
-    ("convnet, depth 2", convnet(depth=2), (8, 8, 1), 256, 64, 64),
-    ("myrtle5", myrtle(depth=5), (32, 32, 3), 16, 4, 4),
-    ("convvec8", convvec(depth=8), (32, 32, 3), 256, 256, 128),
     ("fc3", fc(depth=3), (32, 32, 3), 1024, 1024, 1024),
+    ("convvec8", convvec(depth=8), (32, 32, 3), 256, 256, 128),
+    ("convnet, depth 2", convnet(depth=2), (8, 8, 1), 256, 64, 64),
+    ("convnet", convnet(), (16, 16, 3), 128, 32, 16),
+    ("convnet", convnet(), (28, 28, 1), 128, 16, 8),
+    ("myrtle5", myrtle(depth=5), (32, 32, 3), 16, 4, 4),
+    ("convnet", convnet(), (32, 32, 3), 8, 8, 16),
 ]
 ROUNDS, CALLS = 3, 3
 
@@ -42,8 +43,6 @@ def measure(path):
     results = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "errors": {}, "cases": []}
     results["matrix_product_flops"] = matrix_product()
     results["compile_s"] = compile_time()
-    results["errors"] = errors(hard_inputs())
-    save(path, results)
     for case in CASES:
         results["cases"].append(timed(*case))
         save(path, results)
@@ -51,7 +50,15 @@ def measure(path):
 
 def save(path, results):
     pathlib.Path(path).write_text(json.dumps(results, indent=1))
-    print(json.dumps((results["cases"] or [results["errors"]])[-1]), flush=True)
+    print(json.dumps(results["cases"][-1:] or results["errors"]), flush=True)
+
+
+def measure_errors(path):
+    """Adds relative errors to the JSON of `measure`."""
+    jax.config.update("jax_enable_x64", True)
+    path = pathlib.Path(path)
+    results = json.loads(path.read_text()) if path.exists() else {"cases": []}
+    save(path, {**results, "errors": errors(hard_inputs())})
 
 
 def plainly(function, *arguments):
@@ -167,6 +174,8 @@ def compile_time():
 if __name__ == "__main__":
     if sys.argv[1] == "measure":
         measure(sys.argv[2])
+    elif sys.argv[1] == "errors":
+        measure_errors(sys.argv[2])
     else:
         import gpu_page
 

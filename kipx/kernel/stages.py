@@ -13,7 +13,7 @@ MOST_THREADS = 512
 MOST_LAYERS = 3  # whose rows fit the registers
 MOST_CHANNELS = 4
 SCRATCH_BYTES = 2**30
-PARTS = 32  # into which the sum of a gradient over the first images is cut
+PARTS, BLOCKS = 32, 2048  # into which the sum of a gradient over the first images is cut: PARTS, or more up to BLOCKS
 
 
 class Stage(NamedTuple):
@@ -144,7 +144,7 @@ class Tiles(NamedTuple):
 
     def rows_a_block(self, stage):
         """First images that one block of threads takes, going back."""
-        return max(stage.units, -(-self.rows // PARTS))
+        return max(stage.units, -(-self.rows // max(PARTS, BLOCKS // self.columns)))
 
     def parts_a_tile(self, stage):
         """Parts of a gradient from one tile, to be added."""

@@ -172,20 +172,22 @@ __device__ inline void walk_back(Rows rows, const double *nngp_in, const float *
         clear(m.older[l]), clear(m.old[l]), clear(m.back_older[l]), clear(m.back_old[l]);
         for (int i = 0; i < 2 * STATES - 1; i++) clear(m.kept[l][i]);
     }
-    for (int t = at.y0; t < at.y1 + 2 * LAYERS; t++, next_rows(rows)) {
+    auto walk = [&](auto edge, int t) {
         double *staged = sums + SUMS + (t & 1) * QUANTITIES * STAGED;
         Values ct;
-        if (t < at.y0 + 2 * LAYERS || t >= at.y1) {
-            step<true>(rows, nngp_in, ntk_in, ct_nngp, ct_ntk, share, t, at, m, staged, ct);
-        } else {
-            step<false>(rows, nngp_in, ntk_in, ct_nngp, ct_ntk, share, t, at, m, staged, ct);
-        }
+        step<decltype(edge)::value>(rows, nngp_in, ntk_in, ct_nngp, ct_ntk, share, t, at, m, staged, ct);
         if (!FROM_PIXELS && t - 2 * LAYERS >= at.y0) store(ct, t - 2 * LAYERS, at, to_nngp, to_ntk);
         if constexpr (QUANTITIES > 0) {
             __syncthreads();
             collect(staged, sums, t, at);
         }
-    }
+        next_rows(rows);
+    };
+    int t = at.y0;
+    while (t < at.y0 + 2 * LAYERS) walk(Edge<true>(), t++);
+#pragma unroll 3  // what a row leaves to the next two changes places: no moves
+    while (t < at.y1) walk(Edge<false>(), t++);
+    while (t < at.y1 + 2 * LAYERS) walk(Edge<true>(), t++);
     __syncthreads();
 }
 

@@ -57,15 +57,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forward(
     Values older[STATES], old[STATES];
     for (int l = 0; l < STATES; l++) clear(older[l]), clear(old[l]);
     double total_nngp = 0, total_ntk = 0;
-    for (int t = at.y0; t < at.y1 + LAYERS; t++, next_rows(rows)) {
-        Values v;
-        if (t < at.y0 + LAYERS || t >= at.y1) {
-            step<true>(rows, nngp_in, ntk_in, t, at, older, old, v);
-        } else {
-            step<false>(rows, nngp_in, ntk_in, t, at, older, old, v);
-        }
-        int row = t - LAYERS;
-        if (row < at.y0) continue;
+    auto leave = [&](int row, const Values &v) {
+        if (row < at.y0) return;
         if constexpr (POOLED) {
             double *passed = shared + (row & 1) * 2 * THREADS;  // of plane 2k + 1, for k + 1
             float *passed_ntk = reinterpret_cast<float *>(passed + THREADS);
@@ -75,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forward(
             bool first = at.k == FIRST;
             double n = pooled_columns(v.nngp, first ? 0 : passed[threadIdx.x - LANES]);
             float k = pooled_columns(v.ntk, first ? 0 : passed_ntk[threadIdx.x - LANES]);
-            if (!live || abs(at.k) > ABOVE_X || at.lane >= UP_WIDTH) continue;
+            if (!live || abs(at.k) > ABOVE_X || at.lane >= UP_WIDTH) return;
             size_t to = (((at.dy + RADIUS_Y) * ABOVE_DXS + at.k + ABOVE_X) * HEIGHT + row) * UP_WIDTH + at.lane;
             nngp_out[to] = n;
             if (WITH_NTK) ntk_out[to] = k;
@@ -84,7 +77,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forward(
                 for (int c = 0; c < 2; c++)
                     if (at.valid[p][c] != 0) total_nngp += v.nngp[p][c], total_ntk += v.ntk[p][c];
         }
-    }
+    };
+    auto walk = [&](auto edge, int t) {
+        Values v;
+        step<decltype(edge)::value>(rows, nngp_in, ntk_in, t, at, older, old, v);
+        leave(t - LAYERS, v);
+        next_rows(rows);
+    };
+    int t = at.y0;
+    while (t < at.y0 + LAYERS) walk(Edge<true>(), t++);
+#pragma unroll 3  // what a row leaves to the next two changes places: no moves
+    while (t < at.y1) walk(Edge<false>(), t++);
+    while (t < at.y1 + LAYERS) walk(Edge<true>(), t++);
     if constexpr (!POOLED) {
         double ntk = 0;
         sum_of_unit(total_nngp, shared, at, live ? nngp_out + blockIdx.y : nullptr);

@@ -31,6 +31,11 @@ constexpr float OVER_2PI = 0.15915494309189535f;
 
 extern __shared__ double shared[];
 
+template <bool EDGE>
+struct Edge {
+    static constexpr bool value = EDGE;
+};
+
 struct Values {  // of a thread: planes by columns
     double nngp[PAIR][2];
     float ntk[PAIR][2];
