@@ -114,6 +114,7 @@ def _command(config):
     from kipx.commands import distill, label_solve, transfer
 
     if "trainer" in config:
+        config.setdefault("preprocess", None)  # a group that is not chosen is not written
         return transfer, arguments.transfer(config, artifacts.load(config["run"], step=config["step"]))
     if "steps" in config:
         return distill, arguments.distill(config)
