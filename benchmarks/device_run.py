@@ -15,6 +15,7 @@ checkpoints, large ones, stay where they are.
 """
 
 import argparse
+import importlib.util
 import io
 import os
 import pathlib
@@ -31,6 +32,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from kipx.data import Dataset, check
 
+ROOT = pathlib.Path(__file__).parents[1]
 TILE = 20  # images a side of one lossless picture: a third smaller than compressed arrays
 
 
@@ -88,6 +90,7 @@ def go(folder, data, minutes, out):
     import jax
 
     jax.config.update("jax_enable_x64", True)
+    _find_conf()
     from kipx import artifacts
     from kipx.commands import stop
 
@@ -106,6 +109,13 @@ def go(folder, data, minutes, out):
     timer.cancel()
     with tarfile.open(out, "w") as archive:
         archive.add(folder, folder.name, filter=None if "run" not in config else _without_checkpoints)
+
+
+def _find_conf():
+    """Makes conf/ the package kipx.conf, which it is where kipx is installed."""
+    if importlib.util.find_spec("kipx.conf") is None:
+        spec = importlib.util.spec_from_file_location("kipx.conf", ROOT / "conf" / "__init__.py")
+        sys.modules["kipx.conf"] = importlib.util.module_from_spec(spec)
 
 
 def _command(config):
