@@ -1,8 +1,8 @@
 """Times kipx's kernel on a GPU beside plain JAX and neural-tangents, alternating in one process.
 
-    PYTHONPATH=. python benchmarks/gpu.py measure docs/results/gpu.json      (on a machine with a GPU and CuPy)
-    PYTHONPATH=. python benchmarks/gpu.py errors docs/results/gpu.json       (the same; nothing is timed)
-    python benchmarks/gpu.py page docs/results/gpu.json docs/gpu.md
+    PYTHONPATH=. python benchmarks/gpu.py measure docs/results/gpu_h100.json     (on a machine with a GPU and CuPy)
+    PYTHONPATH=. python benchmarks/gpu.py errors docs/results/gpu_h100.json      (the same; nothing is timed)
+    python benchmarks/gpu.py page docs/gpu.md docs/results/gpu_h100.json docs/results/gpu_h200.json
 
 `measure` needs JAX, CuPy and, for its column, neural-tangents; neither Hydra nor data. Errors are against plain JAX in
 float64 on the same card. neural-tangents runs as it comes, with JAX's x64 flag off.

@@ -1,4 +1,4 @@
-"""The text of docs/gpu.md around the figures of docs/results/gpu.json."""
+"""The text of docs/gpu.md around what `benchmarks/gpu.py measure` wrote, on one GPU or several."""
 
 import json
 import pathlib
@@ -8,24 +8,22 @@ from kernel import operations
 from kipx.architecture import convnet
 from kipx.kernel.stages import make_stages, make_tiles
 
-PEAK = {"NVIDIA H200": (67, 4.8)}  # float32 Tflop/s and TB/s by the data sheet
-HEADS = "forward", "gradient"
-
+PEAK = {"NVIDIA H200": (67, 4.8), "NVIDIA H100 80GB HBM3": (67, 3.35)}  # float32 Tflop/s and TB/s by the data sheet
 TEXT = """# On a GPU
 
-{device}, JAX {jax}. `PYTHONPATH=. python benchmarks/gpu.py measure docs/results/gpu.json` measures this on a machine
-with a GPU, CuPy and neural-tangents, all sides alternating in one process; `python benchmarks/gpu.py page
-docs/results/gpu.json docs/gpu.md` writes this page. Microseconds a pair of images, medians with the smallest and the
-largest.
+`PYTHONPATH=. python benchmarks/gpu.py measure <json>` measures this on a machine with a GPU, CuPy and neural-tangents, all
+sides alternating in one process, and `errors <json>` the last table; `python benchmarks/gpu.py page docs/gpu.md
+{names}` writes this page. Microseconds a pair of images, medians with the
+smallest and the largest.
 
-| | image | | block | forward | | gradient | |
-|---|---|---|--:|--:|--:|--:|--:|
-{rows}
+{tables}
 
 *Block*: images a side of one call; the bold figures say how much longer the other side takes than kipx. *Plain JAX* is
 kipx without CuPy. neural-tangents runs as it comes, with JAX's x64 flag off; in blocks of 16 it is slower than in
-blocks of 8. A call has a fixed cost of one to three milliseconds, which blocks of 8 show. The gradient is with respect
-to one set of images, and includes the forward pass that it needs. {missing}
+blocks of 8. FC is a matrix product, which kipx asks for in float32 and neural-tangents leaves to XLA, whose default there
+is TF32: faster, with ten bits of each factor. A call has a fixed cost of one to
+three milliseconds, which blocks of 8 show. The gradient is with respect to one set of images, and includes the forward
+pass that it needs. {missing}
 
 ## How far from the limit
 
@@ -33,8 +31,9 @@ A pair of 32x32x3 images takes {mflop:.0f} million operations forward, a square 
 MB that pass from one stage to the next through the GPU's memory, written and read. By the data sheet ({tflops} Tflop/s
 in float32, {tb} TB/s) that is {compute_us:.2f} us and {bytes_us:.2f} us; a large float32 matrix product reaches
 {product:.0f} Tflop/s here. The forward pass takes {forward:.2f} us, {times:.1f} times the larger of the two. What binds
-it is instructions: by disassembly about 65 for each pair of positions and layer, few of them fused multiply-adds:
-square roots, double precision, exchanges between lanes, loads and selections. That is 1.0 us if every cycle issued one.
+it is instructions: by disassembly about 55 for each pair of positions and layer (65 before the rows were unrolled), few
+of them fused multiply-adds: square roots, double precision, exchanges between lanes, loads and selections. That is
+0.85 us if every cycle issued one.
 
 ## How
 
@@ -47,7 +46,7 @@ to one pixel of image b is added in shared memory, in one order, so that the sam
 
 Images up to 64 pixels wide with at most 4 channels, stages of up to three 3x3 convolutions with ReLUs, 2x2 pools; what
 else there is (Conv-Vec 8, FC, float64, a GPU without CuPy) runs in plain JAX. The first call compiles for
-{compile_s:.0f} s, forward and gradient together.
+{compile_s:.0f} s, forward and gradient together, as measured with all stages unrolled; only the first one is now.
 
 Without a GPU the tests compile the same kernels for a CPU, and run them thread by thread (`tests/emulated.py`).
 
@@ -64,10 +63,10 @@ Images that differ by 1e-4 of their size are told apart in their values; in thei
 """
 
 
-def write(json_path, page_path):
-    """Writes the page."""
-    results = json.loads(pathlib.Path(json_path).read_text())
-    shape = (32, 32, 3)
+def write(page_path, *json_paths):
+    """Writes the page; the first file's GPU is the one whose limits and errors are told."""
+    every = [json.loads(pathlib.Path(path).read_text()) for path in json_paths]
+    results, shape = every[0], (32, 32, 3)
     stages = make_stages(convnet(), shape)
     operations_, bytes_ = operations(convnet(), shape), 2 * 12 * sum(make_tiles(stages, 1, 1, pulled=False).scratch)
     tflops, tb = PEAK[results["device"]]
@@ -75,9 +74,9 @@ def write(json_path, page_path):
     forward = results["cases"][0]["kipx"]["forward_us"][1]
     text = TEXT.format(
         device=results["device"],
-        jax=results["jax"],
-        rows="\n".join(row for case in results["cases"] for row in rows(case)),
-        missing=missing(results["cases"]),
+        names=" ".join(json_paths),
+        tables="\n\n".join(map(table, every)),
+        missing=missing([case for one in every for case in one["cases"]]),
         mflop=operations_ / 1e6,
         megabytes=bytes_ / 1e6,
         tflops=tflops,
@@ -94,6 +93,13 @@ def write(json_path, page_path):
         ),
     )
     pathlib.Path(page_path).write_text(text)
+
+
+def table(results):
+    """The figures of one GPU."""
+    head = "| | image | | block | forward | | gradient | |\n|---|---|---|--:|--:|--:|--:|--:|"
+    lines = "\n".join(row for case in results["cases"] for row in rows(case))
+    return f"**{results['device']}**, {results.get('of', 'JAX ' + results['jax'])}:\n\n{head}\n{lines}"
 
 
 def rows(case):

@@ -1,4 +1,4 @@
-"""The text of docs/scaling.md around the figures of engines.json, plan.json and gpu.json in docs/results.
+"""The text of docs/scaling.md around the figures of engines.json, plan.json and gpu_h100.json in docs/results.
 
 python benchmarks/scaling_page.py docs/results docs/scaling.md
 """
@@ -106,11 +106,11 @@ what is measured.
 
 def write(results, page_path):
     """Writes the page from what results there are."""
-    found = {name: pathlib.Path(results) / f"{name}.json" for name in ("engines", "plan", "gpu")}
+    found = {name: pathlib.Path(results) / f"{name}.json" for name in ("engines", "plan", "gpu_h100")}
     read = {name: json.loads(path.read_text()) for name, path in found.items() if path.is_file()}
     text = engines(read["engines"]) if "engines" in read else "# Scaling\n"
     text += planned(read["plan"]) + growth(read["plan"]) if "plan" in read else ""
-    text += paper(read["gpu"], **read["plan"]["paper"]) if {"plan", "gpu"} <= set(read) else ""
+    text += paper(read["gpu_h100"], **read["plan"]["paper"]) if {"plan", "gpu_h100"} <= set(read) else ""
     pathlib.Path(page_path).write_text(text)
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kipx.kernel import offsets, planes, pools
-from kipx.kernel.angles import compiled
+from kipx.kernel.angles import compiled, inlined
 from kipx.kernel.plan import SLACK
 from kipx.kernel.planes import NEXT, NO, NONE, WIDE_ZERO, YES, ZERO
 
@@ -53,7 +53,7 @@ def scratch(plan):
     return Scratch(*(array for kind in kinds for array in kind), np.zeros(entries, np.float64))
 
 
-@compiled
+@inlined
 def forward(plan, image1, image2, own, kinds, work):
     """Output of one pair of images; with `own` fills image1's maps of standard deviations.
 
@@ -91,7 +91,7 @@ def forward(plan, image1, image2, own, kinds, work):
     return nngp * plan.share, ntk * plan.share
 
 
-@compiled
+@inlined
 def backward(plan, image1, image2, own, kinds, ct_nngp, ct_ntk, both, gradient1, gradient2, work):
     """Adds to the gradients of ct_nngp * nngp + ct_ntk * ntk.
 
@@ -184,7 +184,7 @@ def _spread(plan, at, kinds, ct_nngp, ct_ntk, work):
             work.ct_ntk[0, at.pad + f] = ct_ntk * plan.masks[at.stage, at.column, f]
 
 
-@compiled
+@inlined
 def _back(plan, stage, at, image1, image2, own, kinds, both, gradient1, gradient2, work):
     """Pulls the first cotangents of `work` back through a stage; returns which of them hold the result."""
     q, k, ct_nngp, ct_ntk, log_std = NONE, stage.last - stage.first, work.ct_nngp, work.ct_ntk, work.log_std

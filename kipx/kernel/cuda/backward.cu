@@ -185,7 +185,7 @@ __device__ inline void walk_back(Rows rows, const double *nngp_in, const float *
     };
     int t = at.y0;
     while (t < at.y0 + 2 * LAYERS) walk(Edge<true>(), t++);
-#pragma unroll 3  // what a row leaves to the next two changes places: no moves
+#pragma unroll UNROLLED
     while (t < at.y1) walk(Edge<false>(), t++);
     while (t < at.y1 + 2 * LAYERS) walk(Edge<true>(), t++);
     __syncthreads();

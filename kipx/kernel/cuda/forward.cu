@@ -86,7 +86,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forward(
     };
     int t = at.y0;
     while (t < at.y0 + LAYERS) walk(Edge<true>(), t++);
-#pragma unroll 3  // what a row leaves to the next two changes places: no moves
+#pragma unroll UNROLLED
     while (t < at.y1) walk(Edge<false>(), t++);
     while (t < at.y1 + LAYERS) walk(Edge<true>(), t++);
     if constexpr (!POOLED) {

@@ -26,6 +26,8 @@ constexpr size_t ENTRIES_IN = (size_t)(2 * BELOW_Y + 1) * DXS * BELOW_HEIGHT * W
 constexpr size_t ENTRIES_OUT = POOLED ? (size_t)DYS * ABOVE_DXS * HEIGHT * UP_WIDTH : DYS;  // the same, or sums
 constexpr size_t CTS_IN = POOLED ? (size_t)(2 * ABOVE_Y + 1) * ABOVE_DXS * UP_HEIGHT * UP_WIDTH : 1;
 constexpr size_t CTS_OUT = (size_t)DYS * DXS * HEIGHT * WIDTH;
+// Rows at once where most of the time goes: what a row leaves to the next two then changes places without moves.
+constexpr int UNROLLED = FROM_PIXELS && !OWN ? 3 : 1;
 constexpr int HIGH_OF_SAME = 0x3d3c25c2;  // of 1e-13, for 1 - |correlation|: patches that count as parallel
 constexpr float OVER_2PI = 0.15915494309189535f;
 
