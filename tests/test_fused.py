@@ -96,6 +96,15 @@ def test_any_tiles_give_the_same(emulation, monkeypatch):
         assert off(tiled, whole) < 1e-7  # gradients are added in other parts
 
 
+def test_few_images_are_cut_into_as_many_blocks_as_many_are():
+    of_convnet = stages.make_stages(convnet(), (32, 32, 3))
+    first = of_convnet[0]
+    for n1, n2 in ((2000, 1), (500, 10), (500, 100)):
+        tiles = stages.make_tiles(of_convnet, n1, n2, pulled=True)
+        assert 1000 < tiles.parts_a_tile(first) * tiles.columns <= 3200
+        assert tiles.parts_a_tile(first) * tiles.rows_a_block(first) >= tiles.rows
+
+
 def scratch(architecture, shape):
     return sum(stages.make_tiles(stages.make_stages(architecture, shape), 1, 1, pulled=True).scratch)
 

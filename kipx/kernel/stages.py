@@ -13,7 +13,8 @@ MOST_THREADS = 512
 MOST_LAYERS = 3  # whose rows fit the registers
 MOST_CHANNELS = 4
 SCRATCH_BYTES = 2**30
-PARTS, BLOCKS = 32, 2048  # into which the sum of a gradient over the first images is cut: PARTS, or more up to BLOCKS
+PARTS = 32  # at least, into which the sum of a gradient over the first images is cut
+BLOCKS = 2048  # of threads, about, where there are few second images: more than run at once, so that all end together
 
 
 class Stage(NamedTuple):

@@ -34,7 +34,7 @@ constexpr float OVER_2PI = 0.15915494309189535f;
 extern __shared__ double shared[];
 
 template <bool EDGE>
-struct Edge {
+struct Edge {  // passes EDGE to a lambda
     static constexpr bool value = EDGE;
 };
 
