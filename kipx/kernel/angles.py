@@ -19,7 +19,7 @@ from kipx.kernel.relu import lens_series, turn_series, wide_turn_series
 BARE = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "_nrt": False}
 entry = partial(numba.njit, **BARE, cache=True)
 compiled = partial(numba.njit, **BARE, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-inlined = partial(compiled, inline="always")  # into its caller: what is called is optimized anew at every level
+inlined = partial(compiled, inline="always")  # into its few callers: at every level what is called is optimized anew
 
 ZERO, HALF = np.float32(0), np.float32(0.5)
 WIDE_ZERO, WIDE_HALF, WIDE_ONE, WIDE_TWO, OVER_2PI = (np.float64(v) for v in (0, 0.5, 1, 2, 0.5 / math.pi))

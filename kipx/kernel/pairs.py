@@ -157,7 +157,7 @@ def _window(source, target, at, layer, bias, masks, column):
     planes.window(source, target, at, layer.half, layer.scale, bias, masks, column)
 
 
-@compiled
+@inlined
 def _load(stage, at, image1, image2, masks, kinds, work):
     """Brings a stage's input plane to the first of `work`, pixels or what is stored; returns whether its ntk is 0."""
     if at.stage == NONE:
@@ -174,7 +174,7 @@ def _load(stage, at, image1, image2, masks, kinds, work):
     return at.stage == NONE
 
 
-@compiled
+@inlined
 def _spread(plan, at, kinds, ct_nngp, ct_ntk, work):
     """Fills the first cotangents of `work` with those behind the last layer: of a mean."""
     for f in range(at.size):
@@ -211,7 +211,7 @@ def _back(plan, stage, at, image1, image2, own, kinds, both, gradient1, gradient
     return q
 
 
-@compiled
+@inlined
 def _keep(stage, at, q, image1, image2, kinds, both, gradient1, gradient2, work):
     """Stores the cotangents of a stage's input plane, or adds them to the pixels' gradients."""
     if at.stage != NONE:

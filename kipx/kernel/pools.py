@@ -8,12 +8,12 @@ the rows of these.
 import numpy as np
 
 from kipx.kernel import planes
-from kipx.kernel.angles import compiled
+from kipx.kernel.angles import compiled, inlined
 from kipx.kernel.offsets import slot, top
 from kipx.kernel.planes import NEXT, NO, NONE, TWICE, YES
 
 
-@compiled
+@inlined
 def clear_columns(plan, s, kinds, work):
     """Zeros for one dy of a stage, forward."""
     if plan.stages[s].pool != NONE:
@@ -80,20 +80,20 @@ def _unpool(stage, above, at, columns, plane):
             planes.unpool_columns(source, plane, at.pad + b, stage.pool, size)
 
 
-@compiled
+@inlined
 def pool_rows(stage, above, dy, columns, store):
     """Adds columns of one dy, averaged over pools, to the next stage's input."""
     _rows(stage, above, dy, columns, store, NO)
 
 
-@compiled
+@inlined
 def unpool_rows(plan, s, dy, columns, store):
     """Fills columns of one dy from cotangents of the next stage's input: the transpose of `pool_rows`."""
     _clear(plan, s, columns)
     _rows(plan.stages[s], plan.stages[s + 1], dy, columns, store, YES)
 
 
-@compiled
+@inlined
 def _rows(stage, above, dy, columns, store, transpose):
     wraps, radius = np.int64(stage.wraps), np.int64(above.radius_x)
     for h in range(1 + wraps):  # halves of the planes: the first has dx from 0 on, if there is a second
