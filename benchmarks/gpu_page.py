@@ -11,8 +11,8 @@ from kipx.kernel.stages import make_stages, make_tiles
 PEAK = {"NVIDIA H200": (67, 4.8), "NVIDIA H100 80GB HBM3": (67, 3.35)}  # float32 Tflop/s and TB/s by the data sheet
 TEXT = """# On a GPU
 
-`PYTHONPATH=. python benchmarks/gpu.py measure <json>` measures this on a machine with a GPU, CuPy and neural-tangents, all
-sides alternating in one process, and `errors <json>` the last table; `python benchmarks/gpu.py page docs/gpu.md
+`PYTHONPATH=. python benchmarks/gpu.py measure <json>` measures this on a machine with a GPU, CuPy and neural-tangents,
+all sides alternating in one process, and `errors <json>` the last table; `python benchmarks/gpu.py page docs/gpu.md
 {names}` writes this page. Microseconds a pair of images, medians with the
 smallest and the largest.
 
@@ -20,10 +20,9 @@ smallest and the largest.
 
 *Block*: images a side of one call; the bold figures say how much longer the other side takes than kipx. *Plain JAX* is
 kipx without CuPy. neural-tangents runs as it comes, with JAX's x64 flag off; in blocks of 16 it is slower than in
-blocks of 8. FC is a matrix product, which kipx asks for in float32 and neural-tangents leaves to XLA, whose default there
-is TF32: faster, with ten bits of each factor. A call has a fixed cost of one to
-three milliseconds, which blocks of 8 show. The gradient is with respect to one set of images, and includes the forward
-pass that it needs. {missing}
+blocks of 8. FC is a matrix product, which kipx asks for in float32 and neural-tangents leaves to XLA, whose default
+there is TF32: faster, with ten bits of each factor. A call has a fixed cost of one to three milliseconds, which blocks of
+8 show. The gradient is with respect to one set of images, and includes the forward pass that it needs. {missing}
 
 ## How far from the limit
 
