@@ -21,8 +21,8 @@ smallest and the largest.
 *Block*: images a side of one call; the bold figures say how much longer the other side takes than kipx. *Plain JAX* is
 kipx without CuPy. neural-tangents runs as it comes, with JAX's x64 flag off; in blocks of 16 it is slower than in
 blocks of 8. FC is a matrix product, which kipx asks for in float32 and neural-tangents leaves to XLA, whose default
-there is TF32: faster, with ten bits of each factor. A call has a fixed cost of one to three milliseconds, which blocks of
-8 show. The gradient is with respect to one set of images, and includes the forward pass that it needs. {missing}
+there is TF32: faster, with ten bits of each factor. A call has a fixed cost of one to three milliseconds, which blocks
+of 8 show. The gradient is with respect to one set of images, and includes the forward pass that it needs. {missing}
 
 ## How far from the limit
 
