@@ -37,10 +37,14 @@ TILE = 20  # images a side of one lossless picture: a third smaller than compres
 
 
 def pack(name, paths, train, data_dir):
-    """Writes the first `train` training images and the test set of a published data set, an even share to each file."""
+    """Packs a published data set, see `write`."""
     from kipx.data import published
 
-    data = published.load(name=name, data_dir=data_dir)
+    write(paths, published.load(name=name, data_dir=data_dir), train)
+
+
+def write(paths, data, train=None):
+    """Writes the first `train` training images and the test set of a Dataset, an even share to each file."""
     arrays = data.x_train[:train], data.y_train[:train], data.x_test, data.y_test
     shares = zip(*(np.array_split(array, len(paths)) for array in arrays), strict=True)
     for path, (x_train, y_train, x_test, y_test) in zip(paths, shares, strict=True):
@@ -50,7 +54,7 @@ def pack(name, paths, train, data_dir):
 
 
 def load(paths):
-    """The Dataset that `pack` wrote."""
+    """The Dataset that `write` wrote."""
     shares = [_load(path) for path in paths]
     x_train, y_train, x_test, y_test = (np.concatenate(arrays) for arrays in zip(*(s[:4] for s in shares), strict=True))
     return check(str(paths[0]), Dataset(x_train, y_train, x_test, y_test, shares[0][4]))

@@ -14,6 +14,7 @@ import yaml
 from hydra import compose, initialize_config_module
 
 from kipx import arguments, config
+from kipx.data import Dataset
 
 ROOT = pathlib.Path(__file__).parents[1]
 ABSENT = ("hydra", "omegaconf", "tensorflow_datasets", "wandb", "dm_pix", "neural_tangents", "ray")
@@ -31,13 +32,13 @@ def data(tmp_path):
     """Images packed in two files; returns their names."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (60, 4, 4, 1), np.uint8), np.arange(60) % 10
-    for name, part in {"a.npz": slice(0, 25), "b.npz": slice(25, None)}.items():
-        arrays = {**device_run._packed("x_train", images[part]), **device_run._packed("x_test", images[part])}
-        classes = {"y_train": labels[part], "y_test": labels[part], "class_names": np.arange(10).astype(str)}
-        np.savez(tmp_path / name, **arrays, **classes)
-    dataset = device_run.load([tmp_path / "a.npz", tmp_path / "b.npz"])
+    names, paths = tuple(map(str, range(10))), [tmp_path / "a.npz", tmp_path / "b.npz"]
+    device_run.write(paths, Dataset(images, labels, images[:25], labels[:25], names))
+    dataset = device_run.load(paths)
     np.testing.assert_array_equal(dataset.x_train, images)
-    np.testing.assert_array_equal(dataset.y_test, labels)
+    np.testing.assert_array_equal(dataset.y_train, labels)
+    np.testing.assert_array_equal(dataset.x_test, images[:25])
+    np.testing.assert_array_equal(dataset.y_test, labels[:25])
     return ["a.npz", "b.npz"]
 
 
