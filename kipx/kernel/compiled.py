@@ -195,8 +195,8 @@ def _loops():
                 image1 = Image(images1.pixels[i], images1.stds[i], images1.inverses[i])
                 for column in range(columns[c], columns[c + 1]):
                     j, part = (i, 0) if own else (column, r)
-                    nngp, ntk = kernels[0, i, column], kernels[1, i, column]
-                    if pull and not own and nngp == 0 and ntk == 0:
+                    ct_nngp, ct_ntk = kernels[0, i, column], kernels[1, i, column]
+                    if pull and not own and ct_nngp == 0 and ct_ntk == 0:
                         continue
                     image2 = Image(images2.pixels[j], images2.stds[j], images2.inverses[j])
                     kernel = pairs.forward(plan, image1, image2, own, kinds, work)
@@ -204,7 +204,9 @@ def _loops():
                         to = (c, i) if both else (0, 0)
                         gradient1 = Gradient(parts1.pixels[to], parts1.log_stds[to])
                         gradient2 = Gradient(parts2.pixels[part, j], parts2.log_stds[part, j])
-                        pairs.backward(plan, image1, image2, own, kinds, nngp, ntk, both, gradient1, gradient2, work)
+                        pairs.backward(
+                            plan, image1, image2, own, kinds, ct_nngp, ct_ntk, both, gradient1, gradient2, work
+                        )
                     else:
                         kernels[0, i, column], kernels[1, i, column] = kernel
         return fingerprint
