@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from kipx import checks
+from kipx.notes import note
 
 _CODES = {checks.UserError: 2, checks.NumericalError: 3, checks.EngineError: 3, checks.StorageError: 3}
 _FOLDER = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
@@ -41,7 +42,7 @@ def explain(error, command):
 
 def say(code, message):
     """Prints the line to stderr; returns the code."""
-    print(f"kipx: {checks.printable(message)}", file=sys.stderr)
+    note(message)
     return code
 
 

@@ -15,10 +15,10 @@ import fcntl
 import os
 import pathlib
 import platform
-import sys
 import uuid
 
 from kipx import checks
+from kipx.notes import note
 
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -123,7 +123,7 @@ def _try(file, how):
     except OSError as error:
         if error.errno not in _WITHOUT_LOCKS:
             raise
-        print(f"kipx: {file.name}: the file system has no locks; nobody else may work there", file=sys.stderr)
+        note(f"{file.name}: the file system has no locks; nobody else may work there")
     return True
 
 

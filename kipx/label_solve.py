@@ -160,8 +160,7 @@ def least_norm(*, cutoff: float = CUTOFF):
       Problem -> (labels (n_s, c), directions kept).
     Source: paper eq. (2).
     """
-    if checks.not_negative("form.cutoff", cutoff) >= 1:
-        raise checks.UserError(f"form.cutoff: expected less than 1, got {cutoff}")
+    checks.below_one("form.cutoff", cutoff)
 
     def solve(problem):
         u, s, vt = jnp.linalg.svd(problem.a, full_matrices=False)

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from kipx import checks, untrusted
 from kipx.artifacts import METRICS
 from kipx.files import storing, write
+from kipx.notes import note
 
 DOUBTFUL = 0.1  # of a prediction: its first digit
 
@@ -113,10 +113,9 @@ def rounding_watch():
         worst = max((value for key, value in metrics.items() if key.startswith("rounding_error")), default=0.0)
         if worst > DOUBTFUL and not said:
             said = True
-            print(
-                f"kipx: rounding_error: expected at most {DOUBTFUL}, got {worst:.2g}: the kernel's precision limits "
-                "what is measured; set kernel.dtype=float64 or raise ridge",
-                file=sys.stderr,
+            note(
+                f"rounding_error: expected at most {DOUBTFUL}, got {worst:.2g}: the kernel's precision limits "
+                "what is measured; set kernel.dtype=float64 or raise ridge"
             )
 
     return watch

@@ -19,6 +19,7 @@ import numpy as np
 
 from kipx import artifacts, checks, track
 from kipx.engine import hosts
+from kipx.notes import note
 from kipx.report import folders
 
 MODES = ("auto", "online", "offline", "disabled")
@@ -89,10 +90,9 @@ def _fail(broken, folder, command, reason):
     """Ends the mirror, with one line the first time."""
     if not broken.is_set():
         broken.set()
-        print(
-            f"kipx: logger=wandb: {reason}; the run goes on without it and {folder}/{artifacts.METRICS} is whole; "
-            f"afterwards kipx {command} resume={folder} logger=wandb sends W&B what it lacks",
-            file=sys.stderr,
+        note(
+            f"logger=wandb: {reason}; the run goes on without it and {folder}/{artifacts.METRICS} is whole; "
+            f"afterwards kipx {command} resume={folder} logger=wandb sends W&B what it lacks"
         )
 
 

@@ -31,6 +31,7 @@ LEVELS = [
         "kipx.files",
         "kipx.grid",
         "kipx.manifest",
+        "kipx.notes",
         "kipx.track",
         "kipx.machine",
         "kipx.untrusted",

@@ -192,7 +192,7 @@ def test_sums_that_cannot_be_used_are_named(solve, content):
         ("checkpoint.every_s=0", r"checkpoint\.every_s: expected a number > 0"),
         ("support.per_class=99", r"support\.per_class: expected at most \d+, the images of class \d, got 99"),
         ("ridge=0", "ridge: expected a number > 0, got 0"),
-        ("form.cutoff=1.5", r"form\.cutoff: expected less than 1, got 1\.5"),
+        ("form.cutoff=1.5", r"form\.cutoff: expected a number from 0 to below 1, got 1\.5"),
         ("form=notebook form.ridge=0", r"form\.ridge: expected a number > 0"),
     ],
 )

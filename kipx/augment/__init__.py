@@ -56,7 +56,7 @@ def grayscale(*, rate: float, rotation_degrees: float = 10.0, shift: float = 0.1
         shares = jax.random.uniform(key_shift, (2,), np.float32, -1, 1) * np.float32(shift)
         return geometry.turn_and_shift(image, angle, shares * np.asarray(image.shape[:2], np.float32))
 
-    return _of_a_share(transform, rate, lambda pixels: _check_channels("grayscale", pixels, 1))
+    return of_a_share(transform, rate, lambda pixels: _check_channels("grayscale", pixels, 1))
 
 
 def rgb(*, rate: float, flip: bool = True, fill: int = 128):
@@ -84,10 +84,21 @@ def rgb(*, rate: float, flip: bool = True, fill: int = 128):
             levels = geometry.mirror_by_chance(key_flip, levels)
         return autoaugment.apply(key_policy, levels, fill).astype(np.float32)
 
-    return _of_a_share(transform, rate, _check_levels)
+    return of_a_share(transform, rate, _check_levels)
 
 
-def _of_a_share(transform, rate, check):
+def of_a_share(transform, rate, check):
+    """Builds an augmentation from what is done to one image.
+
+    Args:
+      transform: (key, pixels (h, w, c) float32) -> pixels of that shape; jit-safe, random by the key alone.
+      rate: the share of a batch, 0 to 1.
+      check: training pixels -> None; raises UserError for images that the transform is not for.
+    Returns:
+      augment, see the module.
+    Raises:
+      UserError: a share out of range; from augment, one that rounds to no image of a batch.
+    """
     checks.share("augment.rate", rate)
     of_all = jax.jit(lambda keys, images: jax.lax.map(lambda one: transform(*one), (keys, images)))
 

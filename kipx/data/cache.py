@@ -7,11 +7,11 @@ import hashlib
 import io
 import json
 import pathlib
-import sys
 
 import numpy as np
 
-from kipx import checks, files, preprocess, untrusted
+from kipx import files, preprocess, untrusted
+from kipx.notes import note
 from kipx.preprocess import Preprocessing
 
 
@@ -67,7 +67,7 @@ def _read(path, key):
         reason = "its content is not what was written"
     except (untrusted.Damaged, KeyError) as error:
         reason = str(error)
-    _note(f"{path} is damaged ({reason}); fitting again")
+    note(f"{path} is damaged ({reason}); fitting again")
     return None
 
 
@@ -78,8 +78,4 @@ def _write(path, key, fitted):
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write(path, buffer.getvalue(), shared=True)
     except OSError as error:
-        _note(f"the fitted preprocessing cannot be kept in {path.parent} ({error}); the next run fits again")
-
-
-def _note(text):
-    print(f"kipx: {checks.printable(text)}", file=sys.stderr)
+        note(f"the fitted preprocessing cannot be kept in {path.parent} ({error}); the next run fits again")
