@@ -13,8 +13,8 @@ from kipx import checks
 from kipx.engine import Layout
 
 CPU_BYTES = 2**28  # for a block; a larger one is no faster
-MOST = 32  # images a side of a block; the symmetric matrix saves nothing inside one
-ACCELERATOR_MOST = 512  # where a call costs as much as hundreds of pairs
+MOST = 512  # images a side of a block: a call costs as much as hundreds of pairs
+MOST_IN_LOOPS = 32  # where pairs are computed one by one; the symmetric matrix saves nothing inside a block
 
 
 def check_size(block_size):
@@ -33,9 +33,10 @@ def fitting_size(kernel_fn, shape):
     """
     if not hasattr(kernel_fn, "pair_bytes"):
         return 16, 16
-    stats = jax.local_devices()[0].memory_stats()
-    size, room = (ACCELERATOR_MOST, stats["bytes_limit"] // 4) if stats else (MOST, CPU_BYTES)
-    while size > 1 and size**2 * kernel_fn.pair_bytes(shape) > room:
+    stats, pair = jax.local_devices()[0].memory_stats(), kernel_fn.pair_bytes(shape)
+    room = stats["bytes_limit"] // 4 if stats else CPU_BYTES
+    size = MOST if stats or pair else MOST_IN_LOOPS
+    while size > 1 and size**2 * pair > room:
         size //= 2
     return size, size
 

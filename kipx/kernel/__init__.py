@@ -84,10 +84,11 @@ def _pair_bytes(architecture, dtype, shape):
     mean = _mean(architecture, dtype, shape)
     if mean is not None:
         return mean.pair_bytes(architecture, shape)
-    placed = place(architecture, (1, 1) if isinstance(architecture[0], Flatten) else shape[:2], radius=0)
+    flat = isinstance(architecture[0], Flatten)
+    placed = place(architecture, (1, 1) if flat else shape[:2], radius=0)
     entries = [len(bands[0].first) * len(bands[1].first) for _, bands in placed]
     kept = sum(n for n, (layer, _) in zip(entries, placed, strict=True) if isinstance(layer, Relu))
-    return (4 * kept + 8 * max(entries)) * jnp.dtype(dtype).itemsize
+    return (4 * kept + 8 * max(entries)) * (8 if flat else jnp.dtype(dtype).itemsize)
 
 
 def _mean(architecture, dtype, shape):
