@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from kipx import checks
-from kipx.architecture import fc
-from kipx.engine import blockwise, dense, sharded
-from kipx.kernel import build
+from kipx.architecture import convnet, fc
+from kipx.engine import blockwise, blocks, dense, sharded
+from kipx.kernel import build, neural_tangents
 
 
 def over_devices(n, **options):
@@ -142,3 +142,16 @@ def test_tiles_are_dealt_out_evenly():
 def test_other_block_sizes_are_refused(build_engine, block_size):
     with pytest.raises(checks.UserError, match=r"engine\.block_size: expected"):
         build_engine(KERNEL, block_size=block_size)
+
+
+@pytest.mark.parametrize(
+    ("kernel_fn", "size"),
+    [
+        (build(convnet()), 32),  # pair by pair: a larger block only wastes half of the symmetric matrix
+        (build(fc(depth=1)), 512),
+        (neural_tangents.build(convnet()), 2),  # 100 MB a pair
+        (lambda x1, x2=None: None, 16),  # of which nothing is known
+    ],
+)
+def test_blocks_on_a_cpu_are_as_large_as_serves(kernel_fn, size):
+    assert blocks.fitting_size(kernel_fn, (28, 28, 1)) == (size, size)
