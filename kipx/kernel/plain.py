@@ -1,12 +1,14 @@
 """The kernel in plain JAX: for every device and dtype, and what the compiled kernels are tested against."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
 from kipx.architecture import Flatten
 from kipx.kernel.bands import diagonal, spread
 from kipx.kernel.layers import place, propagate
-from kipx.kernel.relu import inverse, std
+from kipx.kernel.relu import std
 
 APART = 1e-2  # of 1 - |correlation|: single precision has five digits of it, and loses others on the way back
 
@@ -14,37 +16,55 @@ APART = 1e-2  # of 1 - |correlation|: single precision has five digits of it, an
 def gram(architecture, kind, x1, x2):
     """(n1, n2) kernel of two sets of images.
 
-    Where a fully connected kernel in single precision cannot tell two images of the block apart, all of the block is
-    computed in double: two matrices of pixels have little memory, and few products.
+    Where a fully connected kernel in single precision cannot tell two images apart, it is computed once more in double.
     """
-    kernel, parallel = _propagated(architecture, kind, x1, x2)
-    if not (_flat(architecture) and x1.dtype == jnp.float32 and jax.config.jax_enable_x64):
-        return kernel
+    if _flat(architecture) and x1.dtype == jnp.float32 and jax.config.jax_enable_x64:
+        return _told_apart(architecture, kind, x1, x2)
+    return _propagated(architecture, kind, x1, x2)[0]
 
-    @jax.checkpoint  # nothing is kept for the way back, which is seldom this one
-    def in_double(_, x1, x2):
-        return _propagated(architecture, kind, x1.astype(jnp.float64), x2.astype(jnp.float64))[0].astype(x1.dtype)
 
-    return jax.lax.cond(parallel > 1 - APART, in_double, lambda kernel, *_: kernel, kernel, x1, x2)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _told_apart(architecture, kind, x1, x2):
+    return _forward(architecture, kind, x1, x2)[0]
+
+
+def _forward(architecture, kind, x1, x2):
+    k, pull, near = jax.vjp(partial(_propagated, architecture, kind), x1, x2, has_aux=True)
+    double = partial(_in_double, architecture, kind)
+    k = jax.lax.cond(near, lambda _, *images: double(*images), lambda k, *_: k, k, x1, x2)
+    return k, (near, pull, x1, x2)
+
+
+def _backward(architecture, kind, residuals, ct):
+    near, pull, x1, x2 = residuals
+    double = partial(_in_double, architecture, kind)
+    return jax.lax.cond(near, lambda *x: jax.vjp(double, *x)[1](ct), lambda *_: pull(ct), x1, x2)
+
+
+_told_apart.defvjp(_forward, _backward)
+
+
+def _in_double(architecture, kind, x1, x2):
+    return _propagated(architecture, kind, *(x.astype(jnp.float64) for x in (x1, x2)))[0].astype(x1.dtype)
 
 
 def _propagated(architecture, kind, x1, x2):
-    """The kernel, and the largest |correlation| before the last ReLU, which is larger than before any other."""
+    """The kernel, and whether any two images are nearly parallel before the last ReLU, where they are most so."""
     placed = place(architecture, _sides(architecture, x1), radius=0)
     nngp = _covariance(x1, x2) if _flat(architecture) else _position_covariance(x1, x2, placed[0].bands)
     ntk = jnp.zeros_like(nngp) if kind == "ntk" else None
     maps = zip(stds(architecture, x1), stds(architecture, x2), strict=True)
-    parallel = 0
+    near = False
 
     def of_pairs(nngp, bands):
-        nonlocal parallel
+        nonlocal near
         s1, s2 = next(maps)
         s1, s2 = _spread(s1, bands, 0)[..., :, None], _spread(s2, bands, 1)[..., None, :]
-        parallel = jnp.max(jnp.abs(nngp) * inverse(s1) * inverse(s2))
+        near = (jnp.abs(nngp) > (1 - APART) * s1 * s2).any()
         return s1, s2
 
     nngp, ntk = propagate(placed, nngp, ntk, of_pairs)
-    return (nngp if ntk is None else ntk)[0, 0], parallel
+    return (nngp if ntk is None else ntk)[0, 0], near
 
 
 def stds(architecture, x):

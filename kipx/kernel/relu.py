@@ -66,7 +66,7 @@ relu.defvjp(_forward, _backward)
 
 def _angles(nngp, std1, std2):
     """s1 s2, the sine of the angle t, and (pi - t) / 2 pi."""
-    correlation = nngp * inverse(std1) * inverse(std2)
+    correlation = nngp * _inverse(std1) * _inverse(std2)
     size = jnp.abs(correlation)
     size = jnp.where(size > 1 - 8 * jnp.finfo(nngp.dtype).eps, 1, size)
     turn = _arccos(size) * (0.5 / math.pi)
@@ -126,8 +126,7 @@ def _in_distance(coefficients):
     return [float(c) for c in series.coef]
 
 
-def inverse(std):
-    """One over it, 0 of 0."""
+def _inverse(std):
     return jnp.where(std > 0, 1 / jnp.where(std > 0, std, 1), 0)
 
 
@@ -135,4 +134,4 @@ def _sum_to(ct, std):
     """Cotangent of `std` from that of its logarithm, summed over the axes along which `std` was broadcast."""
     axes = tuple(a for a in range(ct.ndim) if std.shape[a] == 1 and ct.shape[a] != 1)
     total = jnp.sum(ct, axis=axes, keepdims=True)
-    return total * inverse(std)
+    return total * _inverse(std)
