@@ -9,7 +9,7 @@ import pytest
 
 from kipx import checks
 from kipx.architecture import convnet, fc
-from kipx.engine import blockwise, blocks, dense, sharded
+from kipx.engine import blocks, blockwise, dense, sharded
 from kipx.kernel import build, neural_tangents
 
 
