@@ -31,13 +31,13 @@ def value_and_gradients(kernel_fn, x1, x2):
     return k, *pull(jnp.asarray(np.eye(4) - 0.2, k.dtype))
 
 
-@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("architecture", [fc(depth=1), fc(depth=3), fc(depth=3, b_std=0.0)], ids=["1", "3", "no bias"])
 @pytest.mark.parametrize("kind", ["ntk", "nngp"])
 @pytest.mark.parametrize("case", NEAR)
-def test_single_precision_is_right(case, kind, depth):
+def test_single_precision_is_right(case, kind, architecture):
     x1, x2 = (jnp.asarray(x, jnp.float32) for x in NEAR[case])
-    found = value_and_gradients(build(fc(depth=depth), kind), x1, x2)
-    exact = value_and_gradients(build(fc(depth=depth), kind, "float64"), *(x.astype("float64") for x in (x1, x2)))
+    found = value_and_gradients(build(architecture, kind), x1, x2)
+    exact = value_and_gradients(build(architecture, kind, "float64"), *(x.astype("float64") for x in (x1, x2)))
     for one, other, tolerance in zip(found, exact, (2e-6, 1e-5, 1e-5), strict=True):
         assert one.dtype == jnp.float32
         assert float(jnp.linalg.norm(one - other)) <= tolerance * float(jnp.linalg.norm(other))

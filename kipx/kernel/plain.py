@@ -49,7 +49,7 @@ def _in_double(architecture, kind, x1, x2):
 
 
 def _propagated(architecture, kind, x1, x2):
-    """The kernel, and whether any two images are nearly parallel before the last ReLU, where they are most so."""
+    """The kernel, and whether any two images are nearly parallel, or opposite, before a ReLU."""
     placed = place(architecture, _sides(architecture, x1), radius=0)
     nngp = _covariance(x1, x2) if _flat(architecture) else _position_covariance(x1, x2, placed[0].bands)
     ntk = jnp.zeros_like(nngp) if kind == "ntk" else None
@@ -60,7 +60,7 @@ def _propagated(architecture, kind, x1, x2):
         nonlocal near
         s1, s2 = next(maps)
         s1, s2 = _spread(s1, bands, 0)[..., :, None], _spread(s2, bands, 1)[..., None, :]
-        near = (jnp.abs(nngp) > (1 - APART) * s1 * s2).any()
+        near |= (jnp.abs(nngp) > (1 - APART) * s1 * s2).any()
         return s1, s2
 
     nngp, ntk = propagate(placed, nngp, ntk, of_pairs)
