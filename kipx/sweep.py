@@ -16,6 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import open_dict, read_write
 
 from kipx import exits, grid, jobs
+from kipx.notes import note
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE_S = 60  # for jobs to save and stop
@@ -109,10 +110,10 @@ def close(launch):
     records = jobs.here or _of_launch(launch.name)
     failed = sorted((r for r in records if r["code"] != 0), key=lambda r: r["job"])
     for record in failed:
-        exits.say(0, f"job {record['job']} ({' '.join(record['overrides'])}): {record['message']}")
+        note(f"job {record['job']} ({' '.join(record['overrides'])}): {record['message']}")
     if failed:
         where = f"each folder in {_opened['folder']} has its {jobs.JOB}"
-        exits.say(0, f"{len(failed)} of {len(records)} jobs failed; {where}")
+        note(f"{len(failed)} of {len(records)} jobs failed; {where}")
     return max((3 if r["code"] is None else r["code"] for r in failed), default=0)
 
 
