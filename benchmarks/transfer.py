@@ -92,7 +92,6 @@ def data(shape):
 
 def serve(side):
     """Times some steps of a case for every line on stdin; answers with milliseconds a step and network."""
-    os.environ["JAX_NUM_CPU_DEVICES"] = str(1 if side == "plain" else os.cpu_count())
     takers = {}
     for line in sys.stdin:
         case = line.strip()
@@ -160,8 +159,8 @@ at the start: {result["load_average_before"]:.1f}.
 {chr(10).join(rows)}
 
 A step is one jitted call, and JAX runs ahead of the loop over steps: nothing is read back before the end of a stretch.
-Several networks go one on each core at a time, since a step of a small network is too little work for two; where other
-work keeps the cores busy, as the load average tells, several together are no faster than one.
+Several networks go one on each core at a time, a thread for each, since a step of a small network is too little work
+for two; where other work keeps the cores busy, as the load average tells, several together are no faster than one.
 """
 
 

@@ -3,7 +3,6 @@
 Nothing heavy is imported before a command runs, so that help and completion answer at once.
 """
 
-import os
 import pathlib
 import sys
 
@@ -80,7 +79,6 @@ def evaluate(cfg):
 
 def transfer(cfg):
     """Trains finite networks on a distilled set."""
-    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count()))  # networks are spread over devices
     from kipx import arguments, merged
     from kipx.commands import transfer as command
     from kipx.commands import transfer_set

@@ -1,4 +1,4 @@
-"""What memory there is: of this machine or of the group that the process is confined to, and of a device."""
+"""What cores and what memory there are: of this machine, or what the process is confined to, and of a device."""
 
 import os
 import pathlib
@@ -17,6 +17,11 @@ class Memory(NamedTuple):
 
     host: int | None
     device: int | None
+
+
+def cores():
+    """How many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def memory():

@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "kipx").rglob("*.py"))
 LEVELS = [
-    ("kipx.architecture", "kipx.checks"),
+    ("kipx.architecture", "kipx.checks", "kipx.machine"),
     ("kipx.kernel", "kipx.krr", "kipx.preprocess", "kipx.augment"),
     ("kipx.engine",),
     (
@@ -33,7 +33,6 @@ LEVELS = [
         "kipx.manifest",
         "kipx.notes",
         "kipx.track",
-        "kipx.machine",
         "kipx.untrusted",
     ),
     ("kipx.report", "kipx.analysis", "kipx.wandb_log"),

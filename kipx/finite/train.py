@@ -1,8 +1,8 @@
 """Training of finite networks on support sets by SGD with momentum: all networks, a stretch of steps a call.
 
 A network is one start (of a seed) trained on one set. Every array of a state has the networks as its first axis; they
-are spread over the local devices. How many others there are changes a network's numbers by rounding alone. A step is
-one jitted call, and nothing is read back before the end of a stretch.
+are spread over the local devices, or over a CPU's cores, and how many others there are changes none of a network's
+numbers. A step is one jitted call, and nothing is read back before the end of a stretch.
 """
 
 from functools import lru_cache, partial
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from kipx import checks
@@ -79,7 +80,7 @@ def build(network, loss, *, factor, momentum, l2, batch_size, steps, centred=Fal
 
         return outputs_of, lambda outputs: loss(outputs, y)
 
-    @spread.on_each
+    @jax.jit
     def begin(pair, x):
         key_start, key_rate, key_batches = jax.random.split(pair[1], 3)
         variables = network.init(key_start, x[0, :1])
@@ -89,14 +90,14 @@ def build(network, loss, *, factor, momentum, l2, batch_size, steps, centred=Fal
         one = Network(pair[0], data, rate, variables, origin, rule.init(parameters))
         return one, empirical.begin(parameters, key_rate)
 
-    @spread.on_each
+    @jax.jit
     def multiply(pair, x, y):
         one, power = pair
         return empirical.multiply(*measured(one, x, y), one.variables["params"], power)
 
-    @spread.on_each
-    def step(at, x, y):
-        one, (i, variables, optimizer) = at
+    @jax.jit
+    def step(one, moving, x, y):
+        i, variables, optimizer = moving
         images, labels = x[i % len(x), one.set], y[one.set]
         if batch_size < len(labels):
             places = _batches(jax.random.wrap_key_data(one.key), len(labels), batch_size)(i)
@@ -111,29 +112,28 @@ def build(network, loss, *, factor, momentum, l2, batch_size, steps, centred=Fal
         updates = jax.tree.map(partial(jnp.multiply, -one.rate * fall(i)), updates)
         return (i + 1, {**moved, "params": optax.apply_updates(variables["params"], updates)}, optimizer), value
 
-    @spread.on_each
+    @jax.jit
     def outputs(one, images):
         return apply(one.variables, one.start, images, train=False)[0]
 
-    def start_group(pair, x, y):
-        group, power = begin(pair, x)
-        power = empirical.iterate(lambda power: multiply((group, power), x, y), power)
-        return group._replace(rate=factor * 2 * (1 + momentum) / power.value)
+    def start_one(pair, x, y):
+        one, power = begin(pair, x)
+        power = empirical.iterate(lambda power: multiply((one, power), x, y), power)
+        return one._replace(rate=factor * 2 * (1 + momentum) / power.value)
 
     def advance(networks, x, y, first, steps):
-        def advance_group(at, x, y):
-            group, i = at
-            moving, group = (i, group.variables, group.optimizer), group._replace(variables={}, optimizer=())
+        def advance_one(one, x, y):
+            moving, one = (np.int32(first), one.variables, one.optimizer), one._replace(variables={}, optimizer=())
             for _ in range(steps):
-                moving, losses = step((group, moving), x, y)
-            return group._replace(variables=moving[1], optimizer=moving[2]), losses
+                moving, value = step(one, moving, x, y)
+            return one._replace(variables=moving[1], optimizer=moving[2]), value
 
-        return spread.by_groups(advance_group, (networks, jnp.full(len(networks.rate), first)), x, y)
+        return spread.over_devices(advance_one, networks, x, y)
 
     return Trainer(
-        lambda sets, keys, x, y: spread.by_groups(start_group, (sets, keys), x, y),
+        lambda sets, keys, x, y: spread.over_devices(start_one, (sets, keys), x, y),
         advance,
-        lambda networks, images: spread.by_groups(outputs, networks, images),
+        lambda networks, images: spread.over_devices(outputs, networks, images),
     )
 
 

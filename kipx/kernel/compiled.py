@@ -5,7 +5,6 @@ same way for any number of threads, and gradients are added in a fixed order: re
 """
 
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from itertools import pairwise
@@ -17,6 +16,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental.buffer_callback import buffer_callback
 
+from kipx import machine
 from kipx.kernel import angles, offsets, pairs, planes, pools
 from kipx.kernel.angles import entry
 from kipx.kernel.plan import Gradient, Image, make_plan, operations, pad, unpad
@@ -152,7 +152,7 @@ def _parallel(plan, images1, images2, own, kinds, kernels, *arguments):
     """Calls the compiled loops for all tiles, on one thread per core; on the caller's alone where that is quick."""
     rows, columns = _tiles(*kernels.shape[1:], own)
     tiles = (len(rows) - 1) * (len(columns) - 1)
-    most = min(2 * _cores(), 1 + kernels[0].size * operations(plan) // SMALL)
+    most = min(2 * machine.cores(), 1 + kernels[0].size * operations(plan) // SMALL)
     ranges = list(pairwise(_edges(tiles, most).tolist()))
 
     def run(first, last):
@@ -162,11 +162,7 @@ def _parallel(plan, images1, images2, own, kinds, kernels, *arguments):
     if len(ranges) == 1:
         run(0, tiles)
     else:
-        list(_threads(_cores()).map(run, *zip(*ranges, strict=True)))
-
-
-def _cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        list(_threads(machine.cores()).map(run, *zip(*ranges, strict=True)))
 
 
 @lru_cache
