@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import kipx.kernel
+from kipx import machine
 from kipx.architecture import AvgPool, Conv, Dense, Flatten, GlobalAvgPool, Relu, convnet, convvec, myrtle
 from kipx.kernel import build, compiled, plain, plan, planes
 
@@ -127,7 +128,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(monkeypatch):
     x1, x2 = images(shape, 21, 0), images(shape, 18, 1)
     results = []
     for cores in (1, 2, 5):
-        monkeypatch.setattr(compiled, "_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(machine, "cores", lambda cores=cores: cores)
         results.append(value_and_gradients(build(architecture), x1, x2, np.ones((21, 18))))
     for k, (g1, g2) in results[1:]:
         np.testing.assert_array_equal(k, results[0][0])
