@@ -9,6 +9,7 @@ import pathlib
 import re
 import sys
 import threading
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -64,12 +65,38 @@ def open_manager(folder):
     )
     _silence()
     with _storing(folder):
-        manager = ocp.CheckpointManager(folder, options=options)
+        manager = _Manager(folder, options=options)
     try:
         yield manager
     finally:
         with _storing(folder):
             manager.close()
+
+
+class _Manager(ocp.CheckpointManager):
+    """Saves once more what timed out: in places orbax waits by the wall clock, which jumps where a laptop sleeps."""
+
+    _last_save = None
+
+    def save(self, *args, **how):
+        """As orbax's, when the save before is on disk."""
+        self._await_last()
+        self._last_save = partial(super().save, *args, **how)
+        return self._last_save()
+
+    def close(self):
+        """As orbax's."""
+        try:
+            self._await_last()
+        finally:
+            super().close()
+
+    def _await_last(self):
+        try:
+            self.wait_until_finished()
+        except TimeoutError:
+            self._last_save()
+            self.wait_until_finished()
 
 
 def _silence():
