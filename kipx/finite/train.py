@@ -30,21 +30,6 @@ class Network(NamedTuple):
     optimizer: Any  # optax state
 
 
-class Trainer(NamedTuple):
-    """Functions of networks; `x` is (sets, n, h, w, c) and `y` (sets, n, classes), or x (versions, sets, ...).
-
-    Attributes:
-      start: (sets (k,) int, keys (k,), x, y) -> Network of k.
-      advance: (Network, versions of x, y, first, steps) -> (Network, losses (k,)); step i sees version i % versions,
-        and the losses are those of the last step, before its update.
-      outputs: (Network, images (n, h, w, c)) -> (k, n, classes).
-    """
-
-    start: Any
-    advance: Any
-    outputs: Any
-
-
 @lru_cache(maxsize=4, typed=True)  # equal trainings are compiled once, as in a sweep over sets
 def build(network, loss, *, factor, momentum, l2, batch_size, steps, centred=False):
     """Builds the training of networks.
@@ -68,73 +53,100 @@ def build(network, loss, *, factor, momentum, l2, batch_size, steps, centred=Fal
     """
     checks.positive("trainer.factor", factor)
     checks.integer("trainer.batch_size", batch_size, at_least=1)
-    rule, apply = _rule(momentum, l2), partial(_outputs, network)
     fall = optax.cosine_decay_schedule(1.0, checks.integer("trainer.steps", steps, at_least=1))
+    rate_of = partial(jnp.divide, factor * 2 * (1 + momentum))
+    return Trainer(network, loss, _rule(momentum, l2), rate_of, fall, batch_size, centred)
 
-    def measured(one, x, y):
-        """The outputs of parameters, and the loss of outputs, on the images that the rate is found on."""
-        x, y = (a[one.set][:IMAGES_FOR_THE_RATE] for a in (x, y))
 
-        def outputs_of(parameters):
-            return apply({**one.variables, "params": parameters}, one.start, x, train=True)[0]
+class Trainer:
+    """Functions of networks; `x` is (sets, n, h, w, c) and `y` (sets, n, classes), or x (versions, sets, ...)."""
 
-        return outputs_of, lambda outputs: loss(outputs, y)
+    def __init__(self, network, loss, rule, rate_of, fall, batch_size, centred):
+        """The arguments are what `build` made of its own."""
+        self._network, self._loss, self._rule = network, loss, rule
+        self._rate_of, self._fall = rate_of, fall  # of a curvature; share of the rate at a step
+        self._batch_size, self._centred = batch_size, centred
+        self._begun, self._multiplied, self._stepped, self._put_out = (
+            jax.jit(function) for function in (self._begin, self._multiply, self._step, self._outputs)
+        )
 
-    @jax.jit
-    def begin(pair, x):
-        key_start, key_rate, key_batches = jax.random.split(pair[1], 3)
-        variables = network.init(key_start, x[0, :1])
-        parameters = variables["params"]
-        rate = jnp.zeros((), jnp.float32)  # not known yet
-        data, origin = jax.random.key_data(key_batches), variables if centred else {}
-        one = Network(pair[0], data, rate, variables, origin, rule.init(parameters))
-        return one, empirical.begin(parameters, key_rate)
+    def start(self, sets, keys, x, y):
+        """Network of k, for sets (k,) int and keys (k,)."""
 
-    @jax.jit
-    def multiply(pair, x, y):
-        one, power = pair
-        return empirical.multiply(*measured(one, x, y), one.variables["params"], power)
+        def start_one(pair, x, y):
+            one, power = self._begun(pair, x)
+            power = empirical.iterate(lambda power: self._multiplied(one, power, x, y), power)
+            return one._replace(rate=self._rate_of(power.value))
 
-    @jax.jit
-    def step(one, moving, x, y):
-        i, variables, optimizer = moving
-        images, labels = x[i % len(x), one.set], y[one.set]
-        if batch_size < len(labels):
-            places = _batches(jax.random.wrap_key_data(one.key), len(labels), batch_size)(i)
-            images, labels = images[places], labels[places]
+        return spread.over_devices(start_one, (sets, keys), x, y)
 
-        def measure(parameters):
-            outputs, moved = apply({**variables, "params": parameters}, one.start, images, train=True)
-            return loss(outputs, labels), moved
+    def advance(self, networks, x, y, first, steps):
+        """Takes steps, of which step i sees version i % versions of x.
 
-        (value, moved), gradient = jax.value_and_grad(measure, has_aux=True)(variables["params"])
-        updates, optimizer = rule.update(gradient, optimizer, variables["params"])
-        updates = jax.tree.map(partial(jnp.multiply, -one.rate * fall(i)), updates)
-        return (i + 1, {**moved, "params": optax.apply_updates(variables["params"], updates)}, optimizer), value
+        Returns:
+          (Network, losses (k,)), the losses being those of the last step, before its update.
+        """
 
-    @jax.jit
-    def outputs(one, images):
-        return apply(one.variables, one.start, images, train=False)[0]
-
-    def start_one(pair, x, y):
-        one, power = begin(pair, x)
-        power = empirical.iterate(lambda power: multiply((one, power), x, y), power)
-        return one._replace(rate=factor * 2 * (1 + momentum) / power.value)
-
-    def advance(networks, x, y, first, steps):
         def advance_one(one, x, y):
             moving, one = (np.int32(first), one.variables, one.optimizer), one._replace(variables={}, optimizer=())
             for _ in range(steps):
-                moving, value = step(one, moving, x, y)
+                moving, value = self._stepped(one, moving, x, y)
             return one._replace(variables=moving[1], optimizer=moving[2]), value
 
         return spread.over_devices(advance_one, networks, x, y)
 
-    return Trainer(
-        lambda sets, keys, x, y: spread.over_devices(start_one, (sets, keys), x, y),
-        advance,
-        lambda networks, images: spread.over_devices(outputs, networks, images),
-    )
+    def outputs(self, networks, images):
+        """(k, n, classes), of images (n, h, w, c)."""
+        return spread.over_devices(self._put_out, networks, images)
+
+    def _begin(self, pair, x):
+        key_start, key_rate, key_batches = jax.random.split(pair[1], 3)
+        variables = self._network.init(key_start, x[0, :1])
+        parameters = variables["params"]
+        rate = jnp.zeros((), jnp.float32)  # not known yet
+        data, origin = jax.random.key_data(key_batches), variables if self._centred else {}
+        one = Network(pair[0], data, rate, variables, origin, self._rule.init(parameters))
+        return one, empirical.begin(parameters, key_rate)
+
+    def _multiply(self, one, power, x, y):
+        """On the images that the rate is found on."""
+        x, y = (a[one.set][:IMAGES_FOR_THE_RATE] for a in (x, y))
+
+        def outputs_of(parameters):
+            return self._apply({**one.variables, "params": parameters}, one.start, x, train=True)[0]
+
+        return empirical.multiply(outputs_of, lambda outputs: self._loss(outputs, y), one.variables["params"], power)
+
+    def _step(self, one, moving, x, y):
+        i, variables, optimizer = moving
+        images, labels = self._batch(one, x[i % len(x), one.set], y[one.set], i)
+
+        def measure(parameters):
+            outputs, moved = self._apply({**variables, "params": parameters}, one.start, images, train=True)
+            return self._loss(outputs, labels), moved
+
+        (value, moved), gradient = jax.value_and_grad(measure, has_aux=True)(variables["params"])
+        updates, optimizer = self._rule.update(gradient, optimizer, variables["params"])
+        updates = jax.tree.map(partial(jnp.multiply, -one.rate * self._fall(i)), updates)
+        return (i + 1, {**moved, "params": optax.apply_updates(variables["params"], updates)}, optimizer), value
+
+    def _batch(self, one, images, labels, i):
+        if self._batch_size >= len(labels):
+            return images, labels
+        places = _batches(jax.random.wrap_key_data(one.key), len(labels), self._batch_size)(i)
+        return images[places], labels[places]
+
+    def _outputs(self, one, images):
+        return self._apply(one.variables, one.start, images, train=False)[0]
+
+    def _apply(self, variables, start, x, *, train):
+        """(outputs, moved statistics): outputs less those at the start, if there is one."""
+        statistics = [name for name in variables if name != "params"] if train else []
+        outputs, moved = self._network.apply(variables, x, train=train, mutable=statistics)
+        if start:
+            at_start, _ = self._network.apply(start, x, train=train, mutable=statistics)
+            outputs = outputs - at_start
+        return outputs, moved
 
 
 def _rule(momentum, l2):
@@ -153,13 +165,3 @@ def _batches(key, n, size):
         return jax.lax.dynamic_slice(order, ((i % each) * size,), (size,))
 
     return take
-
-
-def _outputs(network, variables, start, x, *, train):
-    """(outputs, moved statistics): outputs less those at the start, if there is one."""
-    statistics = [name for name in variables if name != "params"] if train else []
-    outputs, moved = network.apply(variables, x, train=train, mutable=statistics)
-    if start:
-        at_start, _ = network.apply(start, x, train=train, mutable=statistics)
-        outputs = outputs - at_start
-    return outputs, moved
