@@ -77,7 +77,9 @@ def measure():
 def main(json_path, page_path):
     import jax
     import scaling_page
-    from kernel import cores, processor
+    from kernel import processor
+
+    from kipx.machine import cores
 
     machine = f"{processor()}, {cores()} cores; Python {sys.version.split()[0]}, JAX {jax.__version__}"
     result = {"machine": machine, "seconds": measure()}

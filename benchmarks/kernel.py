@@ -22,6 +22,7 @@ import numpy as np
 
 from kipx.architecture import convnet, convvec, fc, myrtle
 from kipx.kernel import build, neural_tangents
+from kipx.machine import cores
 
 # name, architecture, image, images a side of neural-tangents' block and of ours, x64 of neural-tangents
 CASES = [
@@ -193,10 +194,6 @@ def memory(n):
 def spread(values):
     """[smallest, median, largest]."""
     return [float(f(values)) for f in (np.min, np.median, np.max)]
-
-
-def cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def processor():

@@ -164,9 +164,10 @@ def beside_the_kernel():
 def main(json_path, page_path):
     import jax
     import scaling_page
-    from kernel import cores, operations, processor
+    from kernel import operations, processor
 
     from kipx.architecture import convnet
+    from kipx.machine import cores
 
     began = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:

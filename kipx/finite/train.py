@@ -54,17 +54,24 @@ def build(network, loss, *, factor, momentum, l2, batch_size, steps, centred=Fal
     checks.positive("trainer.factor", factor)
     checks.integer("trainer.batch_size", batch_size, at_least=1)
     fall = optax.cosine_decay_schedule(1.0, checks.integer("trainer.steps", steps, at_least=1))
-    rate_of = partial(jnp.divide, factor * 2 * (1 + momentum))
-    return Trainer(network, loss, _rule(momentum, l2), rate_of, fall, batch_size, centred)
+    return Trainer(
+        network=network,
+        loss=loss,
+        rule=_rule(momentum, l2),
+        rate=factor * 2 * (1 + momentum),
+        fall=fall,
+        batch_size=batch_size,
+        centred=centred,
+    )
 
 
 class Trainer:
     """Functions of networks; `x` is (sets, n, h, w, c) and `y` (sets, n, classes), or x (versions, sets, ...)."""
 
-    def __init__(self, network, loss, rule, rate_of, fall, batch_size, centred):
+    def __init__(self, *, network, loss, rule, rate, fall, batch_size, centred):
         """The arguments are what `build` made of its own."""
         self._network, self._loss, self._rule = network, loss, rule
-        self._rate_of, self._fall = rate_of, fall  # of a curvature; share of the rate at a step
+        self._rate, self._fall = rate, fall  # where the curvature is 1; share of it at a step
         self._batch_size, self._centred = batch_size, centred
         self._begun, self._multiplied, self._stepped, self._put_out = (
             jax.jit(function) for function in (self._begin, self._multiply, self._step, self._outputs)
@@ -76,7 +83,7 @@ class Trainer:
         def start_one(pair, x, y):
             one, power = self._begun(pair, x)
             power = empirical.iterate(lambda power: self._multiplied(one, power, x, y), power)
-            return one._replace(rate=self._rate_of(power.value))
+            return one._replace(rate=self._rate / power.value)
 
         return spread.over_devices(start_one, (sets, keys), x, y)
 
