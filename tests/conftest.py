@@ -1,4 +1,4 @@
-"""Strict JAX: float64 on, silent rank promotion off, four CPU devices; compiled kernels are kept for subprocesses."""
+"""Strict JAX: float64 on, silent rank promotion off, four CPU devices; programs are kept for subprocesses."""
 
 import os
 import pathlib
@@ -7,9 +7,10 @@ import sys
 from typing import NamedTuple
 
 TINY = ["debug=tiny", "logger=none"]
-CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
+# each worker's own: JAX writes in place, and another would read half a file
+CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax" / os.environ.get("PYTEST_XDIST_WORKER", "alone")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
 
 import jax  # noqa: E402

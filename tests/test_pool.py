@@ -26,6 +26,7 @@ Cluster = pytest.importorskip("ray.cluster_utils").Cluster
 KERNEL = build(fc(depth=2), "ntk", "float32")
 BLOCK = (3, 2)
 SLOW = pytest.mark.slow
+_crew = []
 
 
 def images(n, seed):
@@ -33,9 +34,18 @@ def images(n, seed):
 
 
 def pool(kernel_fn):
-    """A crew and the engine on it."""
-    crew = workers.Crew(None, 1)
-    return crew, blockwise.over(crew.place(blockwise.functions(kernel_fn)), kernel_fn, BLOCK)
+    """The crew, and an engine on it; it is shared, since workers take seconds to come up."""
+    if not _crew:
+        _crew.append(workers.Crew(None, 1))
+    return _crew[0], blockwise.over(_crew[0].place(blockwise.functions(kernel_fn)), kernel_fn, BLOCK)
+
+
+@pytest.fixture
+def own_crew():
+    """For tests that leave workers or nodes otherwise than they found them."""
+    _crew.clear()
+    yield
+    _crew.clear()
 
 
 def slowly():
@@ -64,11 +74,12 @@ def cluster():
             cluster.add_node(num_cpus=1)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
         yield cluster
+        _crew.clear()
         ray.shutdown()
         cluster.shutdown()
 
 
-@pytest.mark.parametrize(("n1", "n2"), [(1, 1), (7, 5), *(pytest.param(*n, marks=SLOW) for n in ((2, 3), (16, 11)))])
+@pytest.mark.parametrize(("n1", "n2"), [(1, 1), (7, 5), (2, 3), (16, 11)])
 def test_the_bits_are_those_of_blockwise(n1, n2):
     _, engine = pool(KERNEL)
     alone = blockwise.build(KERNEL, block_size=BLOCK)
@@ -110,7 +121,7 @@ def test_a_killed_worker_changes_no_bit(direction):
 
 
 @pytest.mark.slow
-def test_nodes_leave_and_join_in_mid_pass(cluster):
+def test_nodes_leave_and_join_in_mid_pass(cluster, own_crew):
     crew, engine = pool(slowly())
     x1, x2, ct = images(24, 0), images(12, 1), jnp.ones((24, 12))  # 48 blocks
     engine.gram(x1, x2)
@@ -132,7 +143,7 @@ def test_nodes_leave_and_join_in_mid_pass(cluster):
 
 
 @pytest.mark.slow
-def test_a_node_with_a_gpu_is_one_worker_among_those_of_cores(cluster):
+def test_a_node_with_a_gpu_is_one_worker_among_those_of_cores(cluster, own_crew):
     """The node only says so, and its worker computes on a core: what is tested is where blocks go."""
     node = cluster.add_node(num_cpus=2, num_gpus=1)
     try:
@@ -148,7 +159,7 @@ def test_a_node_with_a_gpu_is_one_worker_among_those_of_cores(cluster):
         cluster.remove_node(node)
 
 
-def test_a_block_at_a_slow_worker_is_computed_by_an_idle_one_too(tmp_path):
+def test_a_block_at_a_slow_worker_is_computed_by_an_idle_one_too(tmp_path, own_crew):
     path = tmp_path / "first"
 
     def uneven(x1, x2):
@@ -205,7 +216,7 @@ def test_what_is_never_a_number_is_handed_on():
 
 
 @pytest.mark.slow
-def test_workers_that_cannot_start_end_the_run(monkeypatch):
+def test_workers_that_cannot_start_end_the_run(monkeypatch, own_crew):
     class Unloadable(workers.Worker):
         def __init__(self, *_):
             raise ImportError("no kipx here")

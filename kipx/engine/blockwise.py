@@ -43,54 +43,70 @@ def over(place, kernel_fn, block_size):
         devices() -> how many work on them.
       kernel_fn, block_size: as for `build`.
     """
-    block_size = blocks.check_size(block_size)
-    remembered = collections.deque(maxlen=REMEMBERED)
+    whole = _InBlocks(place, kernel_fn, blocks.check_size(block_size))
+    return Engine(whole.gram, whole.vjp, whole.layout)
 
-    def put(x, *sizes):
-        size = min(sizes)
-        for known, known_size, result in remembered:
+
+class _InBlocks:
+    """What an Engine does, with sets that stay cut for a while."""
+
+    def __init__(self, place, kernel_fn, block_size):
+        self._place, self._kernel_fn, self._block_size = place, kernel_fn, block_size
+        self._remembered = collections.deque(maxlen=REMEMBERED)
+
+    def layout(self, n1, n2, shape, devices=None):
+        found = blocks.layout(n1, n2, self._size(shape))
+        return found._replace(devices=devices or self._place.devices())
+
+    def gram(self, x1, x2=None):
+        check_inputs(x1, x2)
+        if x2 is None:
+            return self._own_gram(x1)
+        (put1, blocks1), (put2, blocks2) = self._put_both(x1, x2)
+        shape = len(blocks1), len(blocks2)
+        tiles = _stacked(self._place.evaluate("gram", put1, put2, list(np.ndindex(shape))))
+        return blocks.join(tiles.reshape(*shape, *tiles.shape[1:]), x1.shape[0], x2.shape[0])
+
+    def vjp(self, x1, x2, cotangent):
+        check_inputs(x1, x2, cotangent)
+        if x2 is None:
+            return self._own_vjp(x1, cotangent)
+        (put1, blocks1), (put2, blocks2) = self._put_both(x1, x2)
+        cts = np.asarray(blocks.cut_matrix(cotangent, blocks1, blocks2))
+        at = list(np.ndindex(cts.shape[:2]))
+        pulled = self._place.evaluate("second", put1, put2, [(*ij, cts[ij]) for ij in at])
+        return blocks.uncut(_total(((j, g) for (_, j), g in zip(at, pulled, strict=True)), len(blocks2)), x2)
+
+    def _own_gram(self, x):
+        put, cut = self._put(x, min(self._size(x.shape[1:])))
+        tiles = self._place.evaluate("gram", put, put, list(zip(*blocks.upper(len(cut)), strict=True)))
+        return blocks.join_upper(_stacked(tiles), len(cut), x.shape[0])
+
+    def _own_vjp(self, x, cotangent):
+        put, cut = self._put(x, min(self._size(x.shape[1:])))
+        at = list(zip(*blocks.upper(len(cut)), strict=True))
+        cts = np.asarray(blocks.cut_upper(cotangent, cut))
+        pulled = self._place.evaluate("both", put, put, [(*ij, ct) for ij, ct in zip(at, cts, strict=True)])
+        terms = ((k, g) for ij, gs in zip(at, pulled, strict=True) for k, g in zip(ij, gs, strict=True))
+        return blocks.uncut(_total(terms, len(cut)), x)
+
+    def _size(self, shape):
+        return self._block_size or blocks.fitting_size(self._kernel_fn, shape)
+
+    def _put_both(self, x1, x2):
+        rows, columns = self._size(x1.shape[1:])
+        return self._put(x1, rows), self._put(x2, columns)
+
+    def _put(self, x, size):
+        """What stands for the blocks of a set at the place, and the blocks."""
+        for known, known_size, result in self._remembered:
             if known is x and known_size == size:
                 return result
         cut = blocks.cut(jnp.asarray(x), size)
-        result = place.put(cut), cut
+        result = self._place.put(cut), cut
         if isinstance(x, jax.Array):  # which nobody can change
-            remembered.append((x, size, result))
+            self._remembered.append((x, size, result))
         return result
-
-    def layout(n1, n2, shape, devices=None):
-        found = blocks.layout(n1, n2, block_size or blocks.fitting_size(kernel_fn, shape))
-        return found._replace(devices=devices or place.devices())
-
-    def gram(x1, x2=None):
-        check_inputs(x1, x2)
-        rows, columns = block_size or blocks.fitting_size(kernel_fn, x1.shape[1:])
-        if x2 is None:
-            put1, blocks1 = put(x1, rows, columns)
-            m = len(blocks1)
-            tiles = place.evaluate("gram", put1, put1, list(zip(*blocks.upper(m), strict=True)))
-            return blocks.join_upper(_stacked(tiles), m, x1.shape[0])
-        (put1, blocks1), (put2, blocks2) = put(x1, rows), put(x2, columns)
-        shape = len(blocks1), len(blocks2)
-        tiles = _stacked(place.evaluate("gram", put1, put2, list(np.ndindex(shape))))
-        return blocks.join(tiles.reshape(*shape, *tiles.shape[1:]), x1.shape[0], x2.shape[0])
-
-    def vjp(x1, x2, cotangent):
-        check_inputs(x1, x2, cotangent)
-        rows, columns = block_size or blocks.fitting_size(kernel_fn, x1.shape[1:])
-        if x2 is None:
-            put1, blocks1 = put(x1, rows, columns)
-            at = list(zip(*blocks.upper(len(blocks1)), strict=True))
-            cts = np.asarray(blocks.cut_upper(cotangent, blocks1))
-            pulled = place.evaluate("both", put1, put1, [(*ij, ct) for ij, ct in zip(at, cts, strict=True)])
-            terms = ((k, g) for ij, gs in zip(at, pulled, strict=True) for k, g in zip(ij, gs, strict=True))
-            return blocks.uncut(_total(terms, len(blocks1)), x1)
-        (put1, blocks1), (put2, blocks2) = put(x1, rows), put(x2, columns)
-        cts = np.asarray(blocks.cut_matrix(cotangent, blocks1, blocks2))
-        at = list(np.ndindex(cts.shape[:2]))
-        pulled = place.evaluate("second", put1, put2, [(*ij, cts[ij]) for ij in at])
-        return blocks.uncut(_total(((j, g) for (_, j), g in zip(at, pulled, strict=True)), len(blocks2)), x2)
-
-    return Engine(gram, vjp, layout)
 
 
 def _stacked(tiles):
