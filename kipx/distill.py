@@ -64,7 +64,7 @@ def run(state, step, *, steps):
     """
     while state.step < steps:
         state, metrics = step(state)
-        if not np.isfinite(metrics["train_loss"]) or not _finite(state):
+        if not np.isfinite(metrics["train_loss"]) or not _finite(state.images, state.labels):
             raise checks.NumericalError(
                 f"step {state.step}: the loss is {metrics['train_loss']} or the images or labels are not finite; "
                 "raise ridge, set kernel.dtype=float64 or lower optimizer.learning_rate"
@@ -72,8 +72,9 @@ def run(state, step, *, steps):
         yield state, metrics
 
 
-def _finite(state):
-    return bool(jnp.isfinite(state.images).all() and jnp.isfinite(state.labels).all())
+@jax.jit
+def _finite(images, labels):
+    return jnp.isfinite(images).all() & jnp.isfinite(labels).all()
 
 
 def joint(images, labels=None):

@@ -25,6 +25,11 @@ def solve(k_ss: Float[Array, "n_s n_s"], y_support: Float[Array, "n_s c"], *, ri
     Source: paper eq. (1); the relative ridge as in the authors' KIP notebook.
     """
     _check(k_ss, y_support, ridge)
+    return _solve(k_ss, y_support, ridge)
+
+
+@jax.jit  # one program where each operation would be one
+def _solve(k_ss, y_support, ridge):
     k_ss = k_ss.astype(jnp.float64)
     n = k_ss.shape[0]
     cholesky = jnp.linalg.cholesky(k_ss + ridge * jnp.trace(k_ss) / n * jnp.eye(n))
@@ -48,11 +53,13 @@ def predict(
     return k_ts.astype(jnp.float64) @ solve(k_ss, y_support, ridge=ridge)
 
 
+@jax.jit
 def half_mse(predictions, y_target):
     """0.5 * mean((predictions - y_t)^2), the mean over targets and classes; scalar, float64."""
     return 0.5 * jnp.mean((predictions - y_target.astype(jnp.float64)) ** 2)
 
 
+@jax.jit
 def accuracy(predictions, y_target):
     """Share, in [0, 1], of targets whose largest prediction is at their largest label."""
     return jnp.mean(jnp.argmax(predictions, axis=1) == jnp.argmax(y_target, axis=1), dtype=jnp.float64)

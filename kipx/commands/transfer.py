@@ -133,6 +133,8 @@ def _conclude(folder, trainer, problem, last, config, origin):
     """The summary: of each set its networks' accuracy on the test images at the chosen step."""
     images, classes = problem.test
     accuracy = training.accuracy(trainer, last.networks._replace(variables=last.best.variables), images, classes)
+    by_set = (_by_set(values, problem) for values in (accuracy, last.networks.rate))
+    found = zip(problem.names, *by_set, last.best.accuracy, last.best.step, strict=True)
     of = config["trainer"]
     summary = {
         "network": folders.architecture(config["network"]["architecture"]),
@@ -146,19 +148,7 @@ def _conclude(folder, trainer, problem, last, config, origin):
         "images": problem.x.shape[1],
         "classes": problem.y.shape[2],
         "seed": config["seed"],
-        "sets": {
-            name: {
-                "test_accuracy": float(own.mean()),
-                **({"test_accuracy_std": float(own.std(ddof=1))} if len(own) > 1 else {}),
-                "test_accuracies": own.tolist(),
-                "validation_accuracy": float(last.best.accuracy[i]),
-                "chosen_step": int(last.best.step[i]),
-                "learning_rates": rates.tolist(),
-            }
-            for i, (name, own, rates) in enumerate(
-                zip(problem.names, _by_set(accuracy, problem), _by_set(last.networks.rate, problem), strict=True)
-            )
-        },
+        "sets": {name: _reached(*of_set) for name, *of_set in found},
     }
     artifacts.write_json(folder / "summary.json", summary)
     artifacts.write_manifest(folder, config=config, parents=[config["run"]])
@@ -167,6 +157,18 @@ def _conclude(folder, trainer, problem, last, config, origin):
 
 def _by_set(values, problem):
     return np.asarray(values, np.float64).reshape(len(problem.names), -1)
+
+
+def _reached(accuracies, rates, validation, step):
+    """What the summary says of one set."""
+    return {
+        "test_accuracy": float(accuracies.mean()),
+        **({"test_accuracy_std": float(accuracies.std(ddof=1))} if len(accuracies) > 1 else {}),
+        "test_accuracies": accuracies.tolist(),
+        "validation_accuracy": float(validation),
+        "chosen_step": int(step),
+        "learning_rates": rates.tolist(),
+    }
 
 
 def table(folder, summary):
