@@ -34,9 +34,8 @@ def images(n, seed):
 
 
 def pool(kernel_fn):
-    """The crew, and an engine on it; it is shared, since workers take seconds to come up."""
-    if not _crew:
-        _crew.append(workers.Crew(None, 1))
+    """The process's crew, and an engine on it; the crew stays, since workers take seconds to come up."""
+    _crew[:] = [workers.crew(None, 1)]
     return _crew[0], blockwise.over(_crew[0].place(blockwise.functions(kernel_fn)), kernel_fn, BLOCK)
 
 
