@@ -35,8 +35,9 @@ def images(n, seed):
 
 def pool(kernel_fn):
     """The process's crew, and an engine on it; the crew stays, since workers take seconds to come up."""
-    _crew[:] = [workers.crew(None, 1)]
-    return _crew[0], blockwise.over(_crew[0].place(blockwise.functions(kernel_fn)), kernel_fn, BLOCK)
+    crew = workers.crew(None, 1)
+    _crew[:] = [crew]  # which the process itself holds weakly
+    return crew, blockwise.over(crew.place(blockwise.functions(kernel_fn)), kernel_fn, BLOCK)
 
 
 @pytest.fixture

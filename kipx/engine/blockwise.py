@@ -78,13 +78,12 @@ class _InBlocks:
         return blocks.uncut(_total(((j, g) for (_, j), g in zip(at, pulled, strict=True)), len(blocks2)), x2)
 
     def _own_gram(self, x):
-        put, cut = self._put(x, min(self._size(x.shape[1:])))
-        tiles = self._place.evaluate("gram", put, put, list(zip(*blocks.upper(len(cut)), strict=True)))
+        put, cut, at = self._put_own(x)
+        tiles = self._place.evaluate("gram", put, put, at)
         return blocks.join_upper(_stacked(tiles), len(cut), x.shape[0])
 
     def _own_vjp(self, x, cotangent):
-        put, cut = self._put(x, min(self._size(x.shape[1:])))
-        at = list(zip(*blocks.upper(len(cut)), strict=True))
+        put, cut, at = self._put_own(x)
         cts = np.asarray(blocks.cut_upper(cotangent, cut))
         pulled = self._place.evaluate("both", put, put, [(*ij, ct) for ij, ct in zip(at, cts, strict=True)])
         terms = ((k, g) for ij, gs in zip(at, pulled, strict=True) for k, g in zip(ij, gs, strict=True))
@@ -96,6 +95,11 @@ class _InBlocks:
     def _put_both(self, x1, x2):
         rows, columns = self._size(x1.shape[1:])
         return self._put(x1, rows), self._put(x2, columns)
+
+    def _put_own(self, x):
+        """As `_put`, and where the tiles are that a symmetric matrix needs."""
+        put, cut = self._put(x, min(self._size(x.shape[1:])))
+        return put, cut, list(zip(*blocks.upper(len(cut)), strict=True))
 
     def _put(self, x, size):
         """What stands for the blocks of a set at the place, and the blocks."""
