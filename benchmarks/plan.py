@@ -151,8 +151,8 @@ def beside_the_kernel():
     x = jax.numpy.asarray(rng.normal(size=(n_target, 32, 32, 3)), "float32")
     y = jax.numpy.asarray(np.eye(10)[np.arange(n_target) % 10] - 0.1)
     counted, _ = cost.counting(whole)
-    rates = optimizer.adam(learning_rate=0.1)(9), optimizer.adam(learning_rate=0.1)(9)
-    start, one = distill.build(objective.kip(counted, ridge=1e-6), distill.joint(*rates), lambda key: (x, y))
+    rule = optimizer.adam(learning_rate=0.1).rule(9, True, None)
+    start, one = distill.build(objective.kip(counted, ridge=1e-6), rule, lambda key: (x, y))
     state, times = start(jax.random.key(0), x[:n_support], y[:n_support]), []
     for _ in range(4):
         began = time.perf_counter()

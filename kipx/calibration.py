@@ -62,10 +62,10 @@ def _seconds(engine, call):
     """Seconds of a call, in all processes those of the leading one, so that all go on alike."""
     n1, n2, _ = call.sizes
     began = time.perf_counter()
-    if call.name == "gram":
-        result = engine.gram(call.x1, call.x2)
-    else:
+    if call.name == "vjp":
         result = engine.vjp(call.x1, call.x2, np.ones((n1, n1 if n2 is None else n2), np.float32))
+    else:
+        result = getattr(engine, call.name)(call.x1, call.x2)
     jax.block_until_ready(result)
     return float(hosts.of_leader(np.asarray(time.perf_counter() - began)))
 

@@ -25,8 +25,9 @@ def build(objective, optimizer, sample):
     """Builds the start of a run and its step.
 
     Args:
-      objective: (x_s, y_s, x_t, y_t) -> (metrics, g_images, g_labels), from `kipx.objective`.
-      optimizer: optax transformation of {'images', 'labels'}, from `joint`.
+      objective: (x_s, y_s, x_t, y_t) -> (metrics, g_images, g_labels), from `kipx.objective`, or with a
+        linearization behind them, from `kipx.gauss_newton`.
+      optimizer: optax transformation of {'images', 'labels'}, from a rule of `kipx.optimizer`.
       sample: (key) -> (x_target, y_target), a batch of targets.
     Returns:
       start: (key, images, labels) -> State at step 0.
@@ -34,11 +35,13 @@ def build(objective, optimizer, sample):
     Source: paper section 2.
     """
 
+    optimizer = optax.with_extra_args_support(optimizer)
+
     @jax.jit
-    def update(state, g_images, g_labels):
+    def update(state, g_images, g_labels, linearization=None):
         parameters = {"images": state.images, "labels": state.labels}
         gradients = {"images": g_images, "labels": g_labels}
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, parameters)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, parameters, linearization=linearization)
         new = optax.apply_updates(parameters, updates)
         return state._replace(images=new["images"], labels=new["labels"], optimizer=optimizer_state)
 
@@ -48,9 +51,9 @@ def build(objective, optimizer, sample):
 
     def step(state):
         x_target, y_target = sample(jax.random.fold_in(state.key, state.step))
-        metrics, g_images, g_labels = objective(state.images, state.labels, x_target, y_target)
+        metrics, *gradients = objective(state.images, state.labels, x_target, y_target)
         metrics = {name: float(value) for name, value in metrics.items()}
-        new = update(state._replace(step=0), g_images, g_labels)
+        new = update(state._replace(step=0), *gradients)
         return new._replace(step=state.step + 1), metrics
 
     return start, step
@@ -75,12 +78,6 @@ def run(state, step, *, steps):
 @jax.jit
 def _finite(images, labels):
     return jnp.isfinite(images).all() & jnp.isfinite(labels).all()
-
-
-def joint(images, labels=None):
-    """One optax transformation for {'images', 'labels'}; without one for the labels they stay fixed."""
-    labels = optax.set_to_zero() if labels is None else labels
-    return optax.partition({"images": images, "labels": labels}, {"images": "images", "labels": "labels"})
 
 
 def class_balanced_batches(x, y, classes_of, *, batch_size, change=None, apply=None):

@@ -15,6 +15,7 @@ LEVELS = [
     ("kipx.engine",),
     (
         "kipx.objective",
+        "kipx.gauss_newton",
         "kipx.label_solve",
         "kipx.support",
         "kipx.evaluate",

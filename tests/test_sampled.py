@@ -9,7 +9,7 @@ import optax
 import pytest
 from test_config import composed
 
-from kipx import arguments, artifacts, checks, config, distill, evaluate, merged, objective, sampled, track
+from kipx import arguments, artifacts, checks, config, distill, evaluate, merged, objective, optimizer, sampled, track
 from kipx.commands import distill as command
 from kipx.commands import evaluate as measure_again
 from kipx.engine import dense
@@ -56,7 +56,8 @@ def test_a_step_is_that_of_the_member_drawn_alone():
     rng = np.random.default_rng(0)
     x, y = jnp.asarray(rng.normal(size=(12, 4, 4, 1))), jnp.asarray(rng.normal(size=(12, 2)))
     sample = distill.class_balanced_batches(x, y, np.arange(12) % 2, batch_size=6)
-    built = [distill.build(objective.kip(m.engine, ridge=1e-6), distill.joint(optax.adam(0.1)), sample) for m in family]
+    rule = optimizer.joint(optax.adam(0.1))
+    built = [distill.build(objective.kip(m.engine, ridge=1e-6), rule, sample) for m in family]
     step = sampled.step(family, [each for _, each in built])
     now, seen = built[0][0](jax.random.key(3), x[:4], y[:4]), set()
     for _ in range(6):

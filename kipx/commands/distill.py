@@ -18,7 +18,6 @@ from kipx import (
     evaluate,
     label_solve,
     machine,
-    objective,
     sampled,
     support,
     track,
@@ -99,7 +98,7 @@ def pose(
       draw: from `kipx.support`: (key, images, labels, classes) -> (x_support, classes of them).
       augment: from `kipx.augment`: (training pixels, batch_size) -> change of a batch, or None.
       labels: {'init': 'onehot' or 'solved', 'learned': bool, 'learning_rate': float or None}.
-      optimizer: from `kipx.optimizer`: (steps, learning_rate=None) -> optax transformation.
+      optimizer: kipx.optimizer.Optimizer.
       seed, steps, ridge, batch_size: integers >= 0, >= 0, a number > 0, and images in a batch of targets.
       draws: natural support sets in the closing comparison.
       every_s: seconds between checkpoints beside the scheduled ones.
@@ -111,7 +110,7 @@ def pose(
       UserError: an argument that is none, data that do not fit it, or more memory needed than available.
     """
     _check_numbers(seed, steps, draws, every_s, tested_from, labels["learning_rate"])
-    rates = optimizer(steps), optimizer(steps, labels["learning_rate"]) if labels["learned"] else None
+    rule = optimizer.rule(steps, labels["learned"], labels["learning_rate"])
     data, available = load(), available or machine.memory()
     for member in members:
         jax.eval_shape(member.kernel_fn, np.zeros((1, *data.x_train.shape[1:])))  # refuses images that are too small
@@ -127,7 +126,7 @@ def pose(
     sample = distill.class_balanced_batches(
         jnp.asarray(x_train), y_train, data.y_train, batch_size=batch_size, **changed
     )
-    start, step = _steps_of(members, ridge, distill.joint(*rates), sample)
+    start, step = _steps_of(members, ridge, optimizer.objective, rule, sample)
     y_support = support.one_hot(classes, data.classes)
     return Problem(
         data,
@@ -153,9 +152,9 @@ def _check_numbers(seed, steps, draws, every_s, tested_from, label_rate):
         checks.positive("labels.learning_rate", label_rate)
 
 
-def _steps_of(members, ridge, rule, sample):
+def _steps_of(members, ridge, objective, rule, sample):
     """How a run of KIP starts and goes on: (start, step)."""
-    built = [distill.build(objective.kip(member.engine, ridge=ridge), rule, sample) for member in members]
+    built = [distill.build(objective(member.engine, ridge=ridge), rule, sample) for member in members]
     return built[0][0], sampled.step(members, [step for _, step in built])
 
 

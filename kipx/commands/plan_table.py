@@ -8,10 +8,11 @@ def table(plan, folder):
     columns = [plan, *([plan["with_devices"]] if "with_devices" in plan else [])]
     heads = [_devices(plan["devices"]), *(_devices(c["devices"]) for c in columns[1:])]
     images, pairs, disk = plan["images"], plan["pairs"], plan["disk_bytes"]
+    backward = pairs["step"]["vjp"] + pairs["step"]["jacobian"]
     sizes = f"{images['support']} support, {images['target']} targets of {'x'.join(map(str, images['shape']))}"
     rows = [
         ("images", sizes),
-        ("pairs a step", f"{pairs['step']['gram']:,} forward, {pairs['step']['vjp']:,} backward"),
+        ("pairs a step", f"{pairs['step']['gram']:,} forward, {backward:,} backward"),
         ("pairs an evaluation", f"{pairs['evaluation']['gram']:,}, of {images['test']:,} test images"),
         ("largest block", _block(plan)),
         ("memory, preparing", _memory(plan["memory_bytes"]["prepare"])),

@@ -83,9 +83,9 @@ def cut_matrix(matrix, blocks1, blocks2):
 
 @partial(jax.jit, static_argnums=(1, 2))
 def join(tiles, n1, n2):
-    """(n1, n2) matrix of (m1, m2, rows, columns) tiles, without what was padded."""
-    m1, m2, rows, columns = tiles.shape
-    return jnp.swapaxes(tiles, 1, 2).reshape(m1 * rows, m2 * columns)[:n1, :n2]
+    """(n1, n2, ...) matrix of (m1, m2, rows, columns, ...) tiles, without what was padded."""
+    m1, m2, rows, columns, *rest = tiles.shape
+    return jnp.swapaxes(tiles, 1, 2).reshape(m1 * rows, m2 * columns, *rest)[:n1, :n2]
 
 
 def upper(m):

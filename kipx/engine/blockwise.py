@@ -44,7 +44,7 @@ def over(place, kernel_fn, block_size):
       kernel_fn, block_size: as for `build`.
     """
     whole = _InBlocks(place, kernel_fn, blocks.check_size(block_size))
-    return Engine(whole.gram, whole.vjp, whole.layout)
+    return Engine(whole.gram, whole.vjp, whole.layout, whole.jacobian)
 
 
 class _InBlocks:
@@ -62,10 +62,7 @@ class _InBlocks:
         check_inputs(x1, x2)
         if x2 is None:
             return self._own_gram(x1)
-        (put1, blocks1), (put2, blocks2) = self._put_both(x1, x2)
-        shape = len(blocks1), len(blocks2)
-        tiles = _stacked(self._place.evaluate("gram", put1, put2, list(np.ndindex(shape))))
-        return blocks.join(tiles.reshape(*shape, *tiles.shape[1:]), x1.shape[0], x2.shape[0])
+        return self._tile_by_tile("gram", x1, x2)
 
     def vjp(self, x1, x2, cotangent):
         check_inputs(x1, x2, cotangent)
@@ -76,6 +73,16 @@ class _InBlocks:
         at = list(np.ndindex(cts.shape[:2]))
         pulled = self._place.evaluate("second", put1, put2, [(*ij, cts[ij]) for ij in at])
         return blocks.uncut(_total(((j, g) for (_, j), g in zip(at, pulled, strict=True)), len(blocks2)), x2)
+
+    def jacobian(self, x1, x2):
+        check_inputs(x1, x2)
+        return self._tile_by_tile("jacobian", x1, x2)
+
+    def _tile_by_tile(self, name, x1, x2):
+        (put1, blocks1), (put2, blocks2) = self._put_both(x1, x2)
+        shape = len(blocks1), len(blocks2)
+        tiles = _stacked(self._place.evaluate(name, put1, put2, list(np.ndindex(shape))))
+        return blocks.join(tiles.reshape(*shape, *tiles.shape[1:]), x1.shape[0], x2.shape[0])
 
     def _own_gram(self, x):
         put, cut, at = self._put_own(x)
@@ -114,7 +121,7 @@ class _InBlocks:
 
 
 def _stacked(tiles):
-    """(m, rows, columns) of m tiles; on the host, since XLA would compile thousands of them for minutes."""
+    """(m, rows, columns, ...) of m tiles; on the host, since XLA would compile thousands of them for minutes."""
     return jnp.asarray(np.stack([*tiles]))
 
 
@@ -152,7 +159,9 @@ class Here:
 
 @functools.lru_cache(maxsize=KEPT)  # jit compiles a function once, however often it is asked
 def functions(kernel_fn):
-    """What is done with a block: its tile of the Gram matrix, and a tile's cotangent pulled back to one or both."""
+    """What is done with a block: its tile of the Gram matrix, a tile's cotangent pulled back to one or both, and the
+    gradient of each of its entries by itself.
+    """
 
     def second(block1, block2, ct):
         k, pull = jax.vjp(lambda b: kernel_fn(block1, b), block2)
@@ -162,4 +171,11 @@ def functions(kernel_fn):
         k, pull = jax.vjp(kernel_fn, block1, block2)
         return pull(ct.astype(k.dtype))
 
-    return {"gram": kernel_fn, "second": second, "both": both}
+    def jacobian(block1, block2):
+        def of_one(image):
+            k, pull = jax.vjp(lambda b: kernel_fn(image[None], b), block2)
+            return pull(jnp.ones_like(k))[0]
+
+        return jax.lax.map(of_one, block1)
+
+    return {"gram": kernel_fn, "second": second, "both": both, "jacobian": jacobian}

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from kipx.engine import Engine, check_inputs
+from kipx.engine.blockwise import functions
 from kipx.kernel import KEPT
 
 
@@ -30,4 +31,9 @@ def build(kernel_fn):
         k, pull = jax.vjp(kernel_fn, x1) if x2 is None else jax.vjp(lambda x: kernel_fn(x1, x), x2)
         return pull(jnp.asarray(cotangent, k.dtype))[0]
 
-    return Engine(gram, vjp)
+    @jax.jit
+    def jacobian(x1, x2):
+        check_inputs(x1, x2)
+        return functions(kernel_fn)["jacobian"](x1, x2)
+
+    return Engine(gram, vjp, jacobian=jacobian)

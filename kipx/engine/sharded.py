@@ -42,13 +42,20 @@ def build(
     block_size = blocks.check_size(block_size)
     hosts.connect(coordinator, num_processes, process_id)
     mesh = Mesh(np.array(jax.devices()), (DEVICES,))
-    (rows_gram, rows_vjp), (symmetric_gram, symmetric_vjp) = _compiled(kernel_fn, mesh, block_size)
+    (rows_gram, rows_vjp, rows_jacobian), (symmetric_gram, symmetric_vjp) = _compiled(kernel_fn, mesh, block_size)
 
     def gram(x1, x2=None):
         check_inputs(x1, x2)
         if x2 is None:
             return _here(symmetric_gram, _place(x1, mesh, ALL))
-        return _here(rows_gram, _deal(x1, mesh), _place(x2, mesh, ALL))[: x1.shape[0]]
+        return by_rows(rows_gram, x1, x2)
+
+    def by_rows(function, x1, x2):
+        return _here(function, _deal(x1, mesh), _place(x2, mesh, ALL))[: x1.shape[0]]
+
+    def jacobian(x1, x2):
+        check_inputs(x1, x2)
+        return by_rows(rows_jacobian, x1, x2)
 
     def vjp(x1, x2, cotangent):
         check_inputs(x1, x2, cotangent)
@@ -56,7 +63,7 @@ def build(
             return _here(symmetric_vjp, _place(x1, mesh, ALL), _place(cotangent, mesh, ALL))
         return _here(rows_vjp, _deal(x1, mesh), _place(x2, mesh, ALL), _deal(cotangent, mesh))
 
-    return Engine(gram, vjp, partial(layout(kernel_fn, block_size), devices=mesh.size))
+    return Engine(gram, vjp, partial(layout(kernel_fn, block_size), devices=mesh.size), jacobian)
 
 
 def layout(kernel_fn, block_size=None):
@@ -82,7 +89,7 @@ def layout(kernel_fn, block_size=None):
 
 @lru_cache(maxsize=KEPT)
 def _compiled(kernel_fn, mesh, block_size):
-    """gram and vjp of two sets, and of one with itself."""
+    """gram, vjp and jacobian of two sets, gram and vjp of one with itself."""
 
     def size_of(x):
         return block_size or blocks.fitting_size(kernel_fn, x.shape[1:])
@@ -91,12 +98,13 @@ def _compiled(kernel_fn, mesh, block_size):
 
 
 def _by_rows(kernel_fn, mesh, size_of):
-    """gram and vjp of two sets, compiled; the rows are dealt out."""
+    """gram, vjp and jacobian of two sets, compiled; the rows are dealt out."""
     over, compiled = _over(mesh)
 
-    @compiled
-    def gram(x1, x2):
-        return over(lambda a, b: _gram(kernel_fn, a, b, *size_of(b)), in_specs=(ROWS, ALL), out_specs=ROWS)(x1, x2)
+    def tiles_of(function):
+        return compiled(
+            over(lambda a, b: _by_blocks(function, a, b, *size_of(b)), in_specs=(ROWS, ALL), out_specs=ROWS)
+        )
 
     @compiled
     def vjp(x1, x2, cotangent):
@@ -105,7 +113,7 @@ def _by_rows(kernel_fn, mesh, size_of):
 
         return over(local, in_specs=(ROWS, ALL, ROWS), out_specs=ALL)(x1, x2, cotangent)
 
-    return gram, vjp
+    return tiles_of(kernel_fn), vjp, tiles_of(functions(kernel_fn)["jacobian"])
 
 
 def _by_tiles(kernel_fn, mesh, size_of):
@@ -174,11 +182,11 @@ def _here(function, *arguments):
     return jnp.asarray(np.asarray(hosts.exchanged(function, *arguments).addressable_data(0)))
 
 
-def _gram(kernel_fn, x1, x2, rows, columns):
-    """(n1, n2) Gram matrix, one block of (rows, columns) after the other."""
+def _by_blocks(function, x1, x2, rows, columns):
+    """(n1, n2, ...) matrix, one block of (rows, columns) after the other."""
     blocks1, blocks2 = blocks.cut(x1, rows), blocks.cut(x2, columns)
-    k = jax.lax.map(lambda a: jax.lax.map(lambda b: kernel_fn(a, b), blocks2), blocks1)
-    return blocks.join(k, x1.shape[0], x2.shape[0])
+    tiles = jax.lax.map(lambda a: jax.lax.map(lambda b: function(a, b), blocks2), blocks1)
+    return blocks.join(tiles, x1.shape[0], x2.shape[0])
 
 
 def _vjp(kernel_fn, x1, x2, cotangent, rows, columns):

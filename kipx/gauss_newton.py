@@ -1,0 +1,131 @@
+"""Gauss-Newton for KIP: a step from the Jacobian of the predictions, for little more than their gradient costs.
+
+A step of KIP spends its time on the gradients of the kernel, one for each pair of a target and a support image. First
+order methods see their sum alone. Kept apart they give the Jacobian of the predictions, and the change of the support
+set that makes the linearized loss least is a problem of linear least squares: conjugate gradients solve it in less time
+than the kernel takes.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.sparse.linalg import cg
+from jaxtyping import Array, Float
+
+from kipx import checks, krr
+
+ITERATIONS, TOLERANCE = 200, 1e-3  # of conjugate gradients: at most, and of the residual's norm
+PROBES = 8  # random signs that estimate the trace of J'J
+
+
+class Linearization(NamedTuple):
+    """How KRR's predictions f for a batch of targets change with the support set, to first order, all in float64.
+
+    Attributes:
+      jacobian_ss: (n_s, n_s, h, w, c), of k_ss[i, j] with respect to image j alone; k_ss[i, i] counts half.
+      jacobian_ts: (n_t, n_s, h, w, c), of k_ts[t, j] with respect to support image j.
+      alpha: (n_s, classes) dual coefficients: f = k_ts alpha.
+      beta: (n_t, n_s): f = beta y_s.
+      ridge: as for `kipx.krr.solve`.
+      residuals: (n_t, classes), f - y_t.
+    """
+
+    jacobian_ss: Float[Array, "n_s n_s h w c"]
+    jacobian_ts: Float[Array, "n_t n_s h w c"]
+    alpha: Float[Array, "n_s classes"]
+    beta: Float[Array, "n_t n_s"]
+    ridge: Float[Array, ""]
+    residuals: Float[Array, "n_t classes"]
+
+    def push(self, change):
+        """(n_t, classes): J change, what a change {'images', 'labels'} of the support set does to f."""
+        k_ts = jnp.einsum("tjhwc,jhwc->tj", self.jacobian_ts, change["images"])
+        half = jnp.einsum("ijhwc,jhwc->ij", self.jacobian_ss, change["images"])
+        k_ss = half + half.T
+        k_ss += self.ridge * jnp.trace(k_ss) / len(k_ss) * jnp.eye(len(k_ss))
+        return k_ts @ self.alpha + self.beta @ (change["labels"] - k_ss @ self.alpha)
+
+    def pull(self, cotangent):
+        """J' cotangent: the gradient {'images', 'labels'} of sum(cotangent * f)."""
+        (_, n_s, *image), classes = self.jacobian_ts.shape, self.alpha.shape[1]
+        like = {"images": jnp.zeros((n_s, *image)), "labels": jnp.zeros((n_s, classes))}
+        return jax.linear_transpose(self.push, like)(cotangent)[0]
+
+
+def kip(engine, *, ridge):
+    """The KRR loss from support to a batch of targets, with its gradient and its Linearization.
+
+    Args:
+      engine, ridge: as for `kipx.objective.kip`; the engine has a jacobian.
+    Returns:
+      (x_support, y_support, x_target, y_target) -> (metrics, g_images, g_labels, Linearization).
+    Raises:
+      UserError: an engine without a jacobian, or ridge <= 0.
+    Source: paper eq. (1); for the method Nocedal and Wright 2006, chapter 10.
+    """
+    checks.positive("ridge", ridge)
+    if engine.jacobian is None:
+        raise checks.UserError("engine: optimizer=gauss_newton needs one with a jacobian, this one has none")
+
+    def value_and_grad(x_support, y_support, x_target, y_target):
+        k_ss, k_ts = engine.gram(x_support), engine.gram(x_target, x_support)
+        jacobian_ss, jacobian_ts = engine.jacobian(x_support, x_support), engine.jacobian(x_target, x_support)
+        halves = engine.vjp(x_support, None, jnp.eye(len(x_support))) / 2  # where both arguments are one image
+        known = k_ss, k_ts, jacobian_ss, jacobian_ts, halves, y_support, y_target
+        loss, accuracy, gradient, linearization = _linearize(*known, ridge=ridge)
+        metrics = {"train_loss": loss, "train_accuracy": accuracy}
+        return metrics, gradient["images"].astype(x_support.dtype), gradient["labels"], linearization
+
+    return value_and_grad
+
+
+@partial(jax.jit, static_argnames="ridge")
+def _linearize(k_ss, k_ts, jacobian_ss, jacobian_ts, halves, y_support, y_target, *, ridge):
+    """(loss, accuracy, gradient, Linearization) of a batch."""
+    k_ts, here = k_ts.astype(jnp.float64), jnp.arange(len(k_ss))
+    alpha = krr.solve(k_ss, y_support, ridge=ridge)
+    beta = krr.solve(k_ss, k_ts.T, ridge=ridge).T
+    jacobians = jacobian_ss.at[here, here].set(halves).astype(jnp.float64), jacobian_ts.astype(jnp.float64)
+    predictions = k_ts @ alpha
+    found = Linearization(*jacobians, alpha, beta, jnp.float64(ridge), predictions - y_target)
+    gradient = found.pull(found.residuals / found.residuals.size)
+    return krr.half_mse(predictions, y_target), krr.accuracy(predictions, y_target), gradient, found
+
+
+@partial(jax.jit, static_argnames="learned")
+def step(linearization, damping, *, learned):
+    """The change {'images', 'labels'} that minimizes |J change + residuals|^2 + damping * curvature * |change|^2.
+
+    The curvature is the mean of the diagonal of J'J, so that damping has no unit.
+
+    Args:
+      linearization: Linearization of n_t targets.
+      damping: > 0.
+      learned: whether labels change; else theirs is 0.
+    Returns:
+      {'images': (n_s, h, w, c), 'labels': (n_s, classes)}, float64.
+    Source: Levenberg 1944, Marquardt 1963; by conjugate gradients as in Martens 2010.
+    """
+    freed = (lambda change: change) if learned else (lambda change: {**change, "labels": 0 * change["labels"]})
+
+    def pull(cotangent):
+        return freed(linearization.pull(cotangent))
+
+    towards = pull(-linearization.residuals)
+    curvature = _trace(pull, linearization.residuals) / sum(
+        leaf.size for name, leaf in towards.items() if learned or name == "images"
+    )
+
+    def damped(change):
+        return jax.tree.map(lambda a, b: a + damping * curvature * b, pull(linearization.push(change)), change)
+
+    return cg(damped, towards, tol=TOLERANCE, maxiter=ITERATIONS)[0]
+
+
+def _trace(pull, like):
+    """Estimate of the trace of J J'; the same signs at each step, so that a run can be repeated."""
+    signs = jax.random.rademacher(jax.random.key(0), (PROBES, *like.shape), like.dtype)
+    squares = jax.tree.map(lambda leaf: jnp.sum(leaf**2), jax.lax.map(pull, signs))
+    return sum(squares.values()) / PROBES
