@@ -21,7 +21,7 @@ GROUPS = {
     "form": ("least_norm", "notebook"),
     "augment": ("none", "grayscale", "rgb"),
     "engine": ("dense", "blockwise", "sharded", "pool"),
-    "optimizer": ("adam", "sgd"),
+    "optimizer": ("adam", "sgd", "gauss_newton"),
     "network": ("own", "convnet", "convnet3", "convvec", "convvec8", "fc", "myrtle"),
     "trainer": ("sgd",),
     "logger": ("local", "none", "wandb"),
@@ -52,6 +52,7 @@ KEYS = (
     "augment.rate",
     "target.batch_size",
     "optimizer.learning_rate",
+    "optimizer.schedule",
     "engine.block_size",
     "checkpoint.tested_from",
 )

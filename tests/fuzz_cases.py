@@ -34,7 +34,7 @@ GROUPS = {
     "form": "least_norm notebook",
     "augment": "none grayscale rgb",
     "engine": "dense blockwise",
-    "optimizer": "adam sgd",
+    "optimizer": "adam sgd gauss_newton",
     "network": "own fc convnet",
     "trainer": "sgd",
     "logger": "local none",
@@ -48,7 +48,7 @@ OF_A_RUN = """
 OF_DISTILL = """
     steps labels.init labels.learned labels.learning_rate augment.rate augment.shift augment.flip augment.rotation_degrees
     augment.fill baseline.draws optimizer.learning_rate optimizer.schedule optimizer.b1 optimizer.b2 optimizer.eps
-    optimizer.momentum checkpoint.tested_from """
+    optimizer.momentum optimizer.damping optimizer.last_damping optimizer.largest_change checkpoint.tested_from """
 KEYS = {
     "distill": OF_A_RUN + OF_DISTILL,
     "label-solve": OF_A_RUN + "form.cutoff form.ridge",

@@ -143,13 +143,13 @@ def built(*overrides):
     return values, {**arguments.distill(values), "show": False}
 
 
-def failing(run, *, after):
-    """The same run, whose engine fails in the backward pass of the step after that many; two calls a step."""
+def failing(run, *, after, calls_a_step=2):
+    """The same run, whose engine fails in the backward pass of the step after that many."""
     (member,), calls = run["members"], []
 
     def vjp(*inputs):
         calls.append(inputs)
-        if len(calls) > 2 * after:
+        if len(calls) > calls_a_step * after:
             raise checks.EngineError("engine: worker 7 failed")
         return member.engine.vjp(*inputs)
 
@@ -175,6 +175,17 @@ def test_augmented_targets_are_the_same_after_a_break(tmp_path, whole):
     assert same_end(tmp_path / "broken", tmp_path / "whole")
     assert rows(tmp_path / "whole")[0] == rows(whole)[0]
     assert rows(tmp_path / "whole")[1]["train_loss"] != rows(whole)[1]["train_loss"]
+
+
+def test_gauss_newton_takes_the_same_steps_after_a_break(tmp_path, whole):
+    values, run = built("optimizer=gauss_newton", "steps=6")
+    distill.run(tmp_path / "whole", overrides=[], config=values, **run)
+    with pytest.raises(checks.EngineError):
+        distill.run(tmp_path / "broken", overrides=[], config=values, **failing(run, after=3, calls_a_step=1))
+    assert rows(tmp_path / "broken")[-1]["step"] == 3
+    distill.run(tmp_path / "broken", overrides=None, config=values, **run)
+    assert same_end(tmp_path / "broken", tmp_path / "whole")
+    assert rows(tmp_path / "whole")[-1]["train_loss"] < rows(whole)[6]["train_loss"], "and is further than adam"
 
 
 def test_several_sigterms_save_as_well(whole, tmp_path, kipx):
