@@ -99,7 +99,7 @@ def of_data(x_train, x_test):
     ]
 
 
-def of_steps(kernels, *, n_support, n_target, n_train, n_test, classes, shape):
+def of_steps(kernels, *, n_support, n_target, n_train, n_test, classes, shape, jacobian=False):
     """Needs, on a device, of the steps and evaluations of a run.
 
     Args:
@@ -107,21 +107,25 @@ def of_steps(kernels, *, n_support, n_target, n_train, n_test, classes, shape):
       n_support, n_target, n_train, n_test: images.
       classes: number of them.
       shape: (h, w, c).
+      jacobian: whether the steps hold one.
     """
     pixels, matrices = math.prod(shape), n_support * (n_support + n_target)
     images, labels = 4 * pixels * (n_train + n_test), 8 * classes * (n_train + n_test)
     state = n_support * (4 * pixels + 8 * classes)  # and as much again for each of Adam's two moments and the gradient
     fewer = "take fewer images"
     smaller = "lower target.batch_size or support.per_class"
+    largest = max(
+        (_block(*kernel, n_support, n_target, min(n_test, BATCH), shape) for kernel in kernels),
+        key=lambda need: need.certain_bytes,
+    )
+    entries = matrices * pixels if jacobian else 0
     return [
-        max(
-            (_block(*kernel, n_support, n_target, min(n_test, BATCH), shape) for kernel in kernels),
-            key=lambda need: need.certain_bytes,
-        ),
+        largest,
         Need("training and test images, preprocessed", images + labels, images, fewer),
         Need("a batch of targets", 4 * pixels * n_target, 4 * pixels * n_target, smaller),
         Need("Gram matrices and cotangents", (4 + 8 + 8) * matrices, (4 + 8) * matrices, smaller),
         Need("the support set and its optimizer", 4 * state, 2 * state, smaller),
+        *([Need("the Jacobian", (4 + 4 + 8) * entries, (4 + 8) * entries, smaller)] if jacobian else []),
     ]
 
 

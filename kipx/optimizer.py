@@ -19,10 +19,12 @@ class Optimizer(NamedTuple):
       objective: (engine, ridge=) -> what it must know of the loss, as `kipx.objective.kip`.
       rule: (steps, learned, label_rate) -> optax transformation of {'images', 'labels'}; labels stay fixed unless
         learned, and are learned at a rate of their own unless that is None.
+      jacobian: whether a step holds the Jacobian of the predictions.
     """
 
     objective: Callable
     rule: Callable
+    jacobian: bool = False
 
 
 def adam(*, learning_rate: float, schedule: str = "constant", b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8):
@@ -97,7 +99,7 @@ def gauss_newton(
         rate = _cosine(learning_rate, steps) if schedule == "cosine" else optax.constant_schedule(learning_rate)
         return _gauss_newton(rate, decay, largest_change, learned)
 
-    return Optimizer(newton.kip, rule)
+    return Optimizer(newton.kip, rule, jacobian=True)
 
 
 def _gauss_newton(rate, damping, largest_change, learned):

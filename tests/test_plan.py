@@ -42,6 +42,11 @@ def test_an_engine_computes_the_pairs_that_its_layout_says(name, n1, n2):
         jax.block_until_ready(call())
         jax.effects_barrier()
         assert seen == [(found.rows, found.columns)] * found.count
+    seen.clear()
+    jax.block_until_ready(engine.jacobian(x1, x1 if x2 is None else x2))
+    jax.effects_barrier()
+    if n2 is not None:
+        assert seen == [(1, found.columns)] * (found.count * found.rows)
     assert found.devices == (4 if name == "sharded" else 1)
 
 
@@ -72,10 +77,13 @@ def planned(values, folder):
     return plan.run(folder, config=values, began=0.0, **arguments.plan(values))
 
 
-@pytest.mark.parametrize(("engine", "tested"), [("blockwise", [0, 1, 2, 3]), ("sharded", [0, 2, 3])])
-def test_a_plan_counts_what_a_run_does(engine, tested, values, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("engine", "optimizer", "tested"),
+    [("blockwise", "adam", [0, 1, 2, 3]), ("sharded", "adam", [0, 2, 3]), ("blockwise", "gauss_newton", [0, 2, 3])],
+)
+def test_a_plan_counts_what_a_run_does(engine, optimizer, tested, values, tmp_path, monkeypatch):
     """The run's own engine and evaluation count themselves."""
-    overrides = f"engine={engine}", f"checkpoint.tested_from={tested[1]}"
+    overrides = f"engine={engine}", f"optimizer={optimizer}", f"checkpoint.tested_from={tested[1]}"
     chosen = values(*overrides, "plan.devices=3", "plan.calibration_s=0.01")
     result = planned(chosen, tmp_path / "plan")
     assert json.loads((tmp_path / "plan" / "plan.json").read_text()) == {**result, "config": chosen}
@@ -97,7 +105,9 @@ def test_a_plan_counts_what_a_run_does(engine, tested, values, tmp_path, monkeyp
 
         return function
 
-    run["members"] = [member._replace(engine=Engine(noted("gram"), noted("vjp"), member.engine.layout))]
+    run["members"] = [
+        member._replace(engine=Engine(noted("gram"), noted("vjp"), member.engine.layout, noted("jacobian")))
+    ]
     distill.run(tmp_path / "run", overrides=[], config=values_of_run, **run)
 
     assert result["counts"]["evaluations"] == len(evaluations)
@@ -243,6 +253,18 @@ def test_a_dense_run_that_cannot_fit_is_refused_with_the_setting_that_would(valu
             **{k: v for k, v in run.items() if k not in ("show", "mirrored")},
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_the_jacobian_of_a_step_counts(values):
+    small = "kernel=fc", "optimizer=gauss_newton", "target.batch_size=160"
+    run = arguments.distill(values(*small, command="distill"))
+    posed = {k: v for k, v in run.items() if k not in ("show", "mirrored")}
+    needs = {
+        need.what: need for need in distill.memory_needs(posed["members"], posed["optimizer"], posed["load"](), 10, 160)
+    }
+    assert needs["the Jacobian"].memory_bytes == 16 * 10 * 170 * 64
+    with pytest.raises(checks.UserError, match="the Jacobian would take 1.74 MB of it: lower target.batch_size"):
+        distill.pose(available=machine.Memory(10**12, 10**6), **posed)
 
 
 def test_what_the_refusal_advises_fits(values, plain):

@@ -121,7 +121,7 @@ def pose(
     y_train, y_test = (support.one_hot(y, data.classes) for y in (data.y_train, data.y_test))
     key_support, key_sampler, key_draws = jax.random.split(jax.random.key(seed), 3)
     initial, classes = draw(key_support, x_train, data.y_train, data.classes)
-    _check_steps(members, data, len(classes), batch_size, available)
+    _check_steps(memory_needs(members, optimizer, data, len(classes), batch_size), data, available)
     changed = {"change": change, "apply": preprocessing.apply}
     sample = distill.class_balanced_batches(
         jnp.asarray(x_train), y_train, data.y_train, batch_size=batch_size, **changed
@@ -172,17 +172,16 @@ def _with_solved_labels(folder, problem, members, ridge, every_s, show, config):
     return problem._replace(labels=solution.labels, start=start)
 
 
-def memory_needs(members, data, n_support, n_target):
+def memory_needs(members, optimizer, data, n_support, n_target):
     """kipx.cost.Needs of steps and evaluations on a data set."""
     train, test = len(data.x_train), len(data.x_test)
     counts = {"n_support": n_support, "n_target": n_target, "n_train": train, "n_test": test, "classes": data.classes}
     kernels = [(member.kernel_fn, member.engine.layout) for member in members]
-    return cost.of_steps(kernels, **counts, shape=data.x_train.shape[1:])
+    return cost.of_steps(kernels, **counts, shape=data.x_train.shape[1:], jacobian=optimizer.jacobian)
 
 
-def _check_steps(members, data, n_support, n_target, available):
+def _check_steps(needs, data, available):
     """Refuses a run whose steps cannot fit in memory."""
-    needs = memory_needs(members, data, n_support, n_target)
     if available.device is None:
         pixels, _ = cost.of_data(data.x_train, data.x_test)
         cost.check_fits([pixels, *needs], available.host, "this machine")

@@ -268,7 +268,7 @@ def _kernel_s(call, layouts, times):
 def _memory(problem, posed):
     """What takes how many bytes, on the host before the steps and on each device then; and what there is."""
     data, available = problem.data, machine.memory()
-    needs = command.memory_needs(posed["members"], data, len(problem.initial), posed["batch_size"])
+    needs = command.memory_needs(posed["members"], posed["optimizer"], data, len(problem.initial), posed["batch_size"])
     before = cost.of_data(data.x_train, data.x_test)
     return {
         "prepare": [{"what": need.what, "bytes": need.memory_bytes} for need in before],
