@@ -263,7 +263,7 @@ def test_the_jacobian_of_a_step_counts(values):
         need.what: need for need in distill.memory_needs(posed["members"], posed["optimizer"], posed["load"](), 10, 160)
     }
     assert needs["the Jacobian"].memory_bytes == 16 * 10 * 170 * 64
-    with pytest.raises(checks.UserError, match="the Jacobian would take 1.74 MB of it: lower target.batch_size"):
+    with pytest.raises(checks.UserError, match=r"the Jacobian would take 1\.74 MB of it: lower target\.batch_size"):
         distill.pose(available=machine.Memory(10**12, 10**6), **posed)
 
 
