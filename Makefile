@@ -1,6 +1,6 @@
 # make demo and make test do all the set-up, on a machine with git, make and Python >= 3.11.
 .PHONY: demo test test-slow test-fuzz test-faults test-install test-lowest test-newest lint lock agreement \
-	accuracy bench bench-engines bench-plan bench-transfer determinism soak figures reports docs clean
+	accuracy bench bench-engines bench-optimizers bench-plan bench-transfer determinism soak figures reports docs clean
 
 VENV := .venv
 # what the tests of a file share is compiled once
@@ -55,6 +55,9 @@ bench: $(VENV)/installed
 
 bench-engines: $(VENV)/installed
 	$(BIN)/python benchmarks/engines.py docs/results/engines.json docs/scaling.md
+
+bench-optimizers: $(VENV)/installed
+	$(BIN)/python benchmarks/optimizers.py docs/results/optimizers.json docs/optimizers.md
 
 bench-plan: $(VENV)/installed
 	$(BIN)/python benchmarks/plan.py docs/results/plan.json docs/scaling.md
