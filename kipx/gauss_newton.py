@@ -58,20 +58,20 @@ def kip(engine, *, ridge):
     """The KRR loss from support to a batch of targets, with its gradient and its Linearization.
 
     Args:
-      engine, ridge: as for `kipx.objective.kip`; the engine has a jacobian.
+      engine, ridge: as for `kipx.objective.kip`; the engine has with_jacobian.
     Returns:
       (x_support, y_support, x_target, y_target) -> (metrics, g_images, g_labels, Linearization).
     Raises:
-      UserError: an engine without a jacobian, or ridge <= 0.
+      UserError: an engine without with_jacobian, or ridge <= 0.
     Source: paper eq. (1); for the method Nocedal and Wright 2006, chapter 10.
     """
     checks.positive("ridge", ridge)
-    if engine.jacobian is None:
-        raise checks.UserError("engine: optimizer=gauss_newton needs one with a jacobian, this one has none")
+    if engine.with_jacobian is None:
+        raise checks.UserError("engine: optimizer=gauss_newton needs one with_jacobian, this one has none")
 
     def value_and_grad(x_support, y_support, x_target, y_target):
-        k_ss, k_ts = engine.gram(x_support), engine.gram(x_target, x_support)
-        jacobian_ss, jacobian_ts = engine.jacobian(x_support, x_support), engine.jacobian(x_target, x_support)
+        k_ss, (_, jacobian_ss) = engine.gram(x_support), engine.with_jacobian(x_support, x_support)
+        k_ts, jacobian_ts = engine.with_jacobian(x_target, x_support)
         halves = engine.vjp(x_support, None, jnp.eye(len(x_support))) / 2  # where both arguments are one image
         known = k_ss, k_ts, jacobian_ss, jacobian_ts, halves, y_support, y_target
         loss, accuracy, gradient, linearization = _linearize(*known, ridge=ridge)

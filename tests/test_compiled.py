@@ -13,7 +13,7 @@ import pytest
 import kipx.kernel
 from kipx import machine
 from kipx.architecture import AvgPool, Conv, Dense, Flatten, GlobalAvgPool, Relu, convnet, convvec, myrtle
-from kipx.kernel import build, compiled, plain, plan, planes
+from kipx.kernel import build, compiled, one_by_one, plain, plan, planes
 
 CASES = {
     "convnet": (convnet(depth=2), (9, 7, 3)),
@@ -112,6 +112,29 @@ def test_values_and_gradients_are_those_of_plain_jax_in_float64(name, kind, dtyp
         np.testing.assert_allclose(g, g64, rtol=gradient, atol=gradient / 10 * float(jnp.abs(g64).max()))
 
 
+@pytest.mark.parametrize("kind", ["ntk", "nngp"])
+@pytest.mark.parametrize("name", CASES)
+def test_the_gradient_of_each_pair_is_that_of_plain_jax_in_float64(name, kind):
+    architecture, shape = CASES[name]
+    x1, x2 = images(shape, 3, 0), images(shape, 2, 1)
+    x2[1] = x1[2]
+    k, jacobian = build(architecture, kind, "float64").with_jacobian(x1, x2)
+    for i, j in np.ndindex(3, 2):
+        one = np.zeros((3, 2))
+        one[i, j] = 1
+        k64, (_, gradient) = exact(name, kind)(x1, x2, one)
+        np.testing.assert_allclose(jacobian[i, j], gradient[j], rtol=1e-11, atol=1e-12 * float(jnp.abs(gradient).max()))
+    np.testing.assert_allclose(k, k64, rtol=1e-13, atol=5e-15 * float(jnp.abs(k64).max()))
+
+
+def test_all_pairs_at_once_have_the_bits_of_one_by_one():
+    architecture, shape = CASES["convnet"]
+    x1, x2 = images(shape, 7, 0), images(shape, 18, 1)
+    kernel_fn = build(architecture)
+    for ours, slow in zip(kernel_fn.with_jacobian(x1, x2), one_by_one(kernel_fn, x1, x2), strict=True):
+        np.testing.assert_array_equal(ours, slow)
+
+
 def test_gradient_of_one_side_is_that_of_both_sides():
     architecture, shape = CASES["convnet"]
     x1, x2 = images(shape, 5, 0), images(shape, 3, 1)
@@ -129,11 +152,11 @@ def test_bits_do_not_depend_on_the_number_of_threads(monkeypatch):
     results = []
     for cores in (1, 2, 5):
         monkeypatch.setattr(machine, "cores", lambda cores=cores: cores)
-        results.append(value_and_gradients(build(architecture), x1, x2, np.ones((21, 18))))
-    for k, (g1, g2) in results[1:]:
-        np.testing.assert_array_equal(k, results[0][0])
-        np.testing.assert_array_equal(g1, results[0][1][0])
-        np.testing.assert_array_equal(g2, results[0][1][1])
+        summed = value_and_gradients(build(architecture), x1, x2, np.ones((21, 18)))
+        results.append([summed[0], *summed[1], *build(architecture).with_jacobian(x1, x2)])
+    for result in results[1:]:
+        for array, first in zip(result, results[0], strict=True):
+            np.testing.assert_array_equal(array, first)
 
 
 def test_under_jit_map_and_vmap():

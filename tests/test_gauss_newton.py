@@ -163,5 +163,5 @@ def test_refusals():
             optimizer.gauss_newton(**{name: 0})
     with pytest.raises(checks.UserError, match=r"labels\.learning_rate: expected null .* got 0\.1"):
         optimizer.gauss_newton().rule(3, True, 0.1)
-    with pytest.raises(checks.UserError, match="needs one with a jacobian"):
+    with pytest.raises(checks.UserError, match="needs one with_jacobian"):
         gauss_newton.kip(Engine(None, None), ridge=1e-6)

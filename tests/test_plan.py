@@ -43,7 +43,7 @@ def test_an_engine_computes_the_pairs_that_its_layout_says(name, n1, n2):
         jax.effects_barrier()
         assert seen == [(found.rows, found.columns)] * found.count
     seen.clear()
-    jax.block_until_ready(engine.jacobian(x1, x1 if x2 is None else x2))
+    jax.block_until_ready(engine.with_jacobian(x1, x1 if x2 is None else x2))
     jax.effects_barrier()
     if n2 is not None:
         assert seen == [(1, found.columns)] * (found.count * found.rows)
@@ -106,7 +106,7 @@ def test_a_plan_counts_what_a_run_does(engine, optimizer, tested, values, tmp_pa
         return function
 
     run["members"] = [
-        member._replace(engine=Engine(noted("gram"), noted("vjp"), member.engine.layout, noted("jacobian")))
+        member._replace(engine=Engine(noted("gram"), noted("vjp"), member.engine.layout, noted("with_jacobian")))
     ]
     distill.run(tmp_path / "run", overrides=[], config=values_of_run, **run)
 

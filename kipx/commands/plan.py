@@ -231,7 +231,7 @@ def _pairs(part, layouts):
     count = collections.Counter()
     for call in part.calls:
         count[call.name] += call.share * layouts[call.member](*call.sizes).pairs
-    return {name: round(count[name]) for name in ("gram", "vjp", "jacobian")}
+    return {name: round(count[name]) for name in ("gram", "vjp", "with_jacobian")}
 
 
 def _totals(parts, times, layouts, stages, traced, posed):

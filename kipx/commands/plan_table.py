@@ -8,7 +8,7 @@ def table(plan, folder):
     columns = [plan, *([plan["with_devices"]] if "with_devices" in plan else [])]
     heads = [_devices(plan["devices"]), *(_devices(c["devices"]) for c in columns[1:])]
     images, pairs, disk = plan["images"], plan["pairs"], plan["disk_bytes"]
-    backward = pairs["step"]["vjp"] + pairs["step"]["jacobian"]
+    backward = pairs["step"]["vjp"] + pairs["step"]["with_jacobian"]
     sizes = f"{images['support']} support, {images['target']} targets of {'x'.join(map(str, images['shape']))}"
     rows = [
         ("images", sizes),

@@ -43,16 +43,16 @@ class Engine(NamedTuple):
       gram: (x1, x2=None) -> (n1, n2) Gram matrix; without x2 symmetric, (n1, n1).
       vjp: (x1, x2, cotangent) -> gradient of sum(cotangent * gram(x1, x2)) with respect to x2, in the shape of x2;
         with x2=None the gradient of sum(cotangent * gram(x1)) with respect to x1, both arguments counted.
-      layout: (n1, n2 or None, image shape) -> Layout of the matrix between so many images; the same for gram,
-        vjp and jacobian.
-      jacobian: (x1, x2) -> (n1, n2, h, w, c), of each entry gram(x1, x2)[i, j] its gradient with respect to x2[j], the
-        only image of x2 that it depends on. None of an engine that cannot: `kipx.optimizer.gauss_newton` needs it.
+      layout: (n1, n2 or None, image shape) -> Layout of the matrix between so many images; the same for all.
+      with_jacobian: (x1, x2) -> gram(x1, x2) and (n1, n2, h, w, c), of each of its entries [i, j] the gradient with
+        respect to x2[j], the only image of x2 that it depends on. None of an engine that cannot:
+        `kipx.optimizer.gauss_newton` needs it.
     """
 
     gram: Callable
     vjp: Callable
     layout: Callable = whole
-    jacobian: Callable | None = None
+    with_jacobian: Callable | None = None
 
 
 def check_inputs(x1, x2, cotangent=None):

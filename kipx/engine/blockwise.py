@@ -5,14 +5,14 @@ one compiled program, here or elsewhere (see `pool`), and what comes back is add
 """
 
 import collections
-import functools
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from kipx.engine import Engine, blocks, check_inputs
-from kipx.kernel import KEPT
+from kipx.kernel import KEPT, one_by_one
 
 REMEMBERED = 4  # sets that stay cut: support set and targets, from the forward to the backward pass
 
@@ -44,7 +44,7 @@ def over(place, kernel_fn, block_size):
       kernel_fn, block_size: as for `build`.
     """
     whole = _InBlocks(place, kernel_fn, blocks.check_size(block_size))
-    return Engine(whole.gram, whole.vjp, whole.layout, whole.jacobian)
+    return Engine(whole.gram, whole.vjp, whole.layout, whole.with_jacobian)
 
 
 class _InBlocks:
@@ -74,15 +74,15 @@ class _InBlocks:
         pulled = self._place.evaluate("second", put1, put2, [(*ij, cts[ij]) for ij in at])
         return blocks.uncut(_total(((j, g) for (_, j), g in zip(at, pulled, strict=True)), len(blocks2)), x2)
 
-    def jacobian(self, x1, x2):
+    def with_jacobian(self, x1, x2):
         check_inputs(x1, x2)
-        return self._tile_by_tile("jacobian", x1, x2)
+        return self._tile_by_tile("with_jacobian", x1, x2)
 
     def _tile_by_tile(self, name, x1, x2):
         (put1, blocks1), (put2, blocks2) = self._put_both(x1, x2)
         shape = len(blocks1), len(blocks2)
         tiles = _stacked(self._place.evaluate(name, put1, put2, list(np.ndindex(shape))))
-        return blocks.join(tiles.reshape(*shape, *tiles.shape[1:]), x1.shape[0], x2.shape[0])
+        return jax.tree.map(lambda t: blocks.join(t.reshape(*shape, *t.shape[1:]), len(x1), len(x2)), tiles)
 
     def _own_gram(self, x):
         put, cut, at = self._put_own(x)
@@ -122,7 +122,7 @@ class _InBlocks:
 
 def _stacked(tiles):
     """(m, rows, columns, ...) of m tiles; on the host, since XLA would compile thousands of them for minutes."""
-    return jnp.asarray(np.stack([*tiles]))
+    return jax.tree.map(lambda *each: jnp.asarray(np.stack(each)), *tiles)
 
 
 def _total(terms, m):
@@ -157,10 +157,10 @@ class Here:
             yield result
 
 
-@functools.lru_cache(maxsize=KEPT)  # jit compiles a function once, however often it is asked
+@lru_cache(maxsize=KEPT)  # jit compiles a function once, however often it is asked
 def functions(kernel_fn):
-    """What is done with a block: its tile of the Gram matrix, a tile's cotangent pulled back to one or both, and the
-    gradient of each of its entries by itself.
+    """What is done with a block: its tile of the Gram matrix, alone or with the gradient of each entry, and a tile's
+    cotangent pulled back to one or both.
     """
 
     def second(block1, block2, ct):
@@ -171,11 +171,5 @@ def functions(kernel_fn):
         k, pull = jax.vjp(kernel_fn, block1, block2)
         return pull(ct.astype(k.dtype))
 
-    def jacobian(block1, block2):
-        def of_one(image):
-            k, pull = jax.vjp(lambda b: kernel_fn(image[None], b), block2)
-            return pull(jnp.ones_like(k))[0]
-
-        return jax.lax.map(of_one, block1)
-
-    return {"gram": kernel_fn, "second": second, "both": both, "jacobian": jacobian}
+    with_jacobian = getattr(kernel_fn, "with_jacobian", partial(one_by_one, kernel_fn))
+    return {"gram": kernel_fn, "second": second, "both": both, "with_jacobian": with_jacobian}

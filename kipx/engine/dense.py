@@ -32,8 +32,8 @@ def build(kernel_fn):
         return pull(jnp.asarray(cotangent, k.dtype))[0]
 
     @jax.jit
-    def jacobian(x1, x2):
+    def with_jacobian(x1, x2):
         check_inputs(x1, x2)
-        return functions(kernel_fn)["jacobian"](x1, x2)
+        return functions(kernel_fn)["with_jacobian"](x1, x2)
 
-    return Engine(gram, vjp, jacobian=jacobian)
+    return Engine(gram, vjp, with_jacobian=with_jacobian)

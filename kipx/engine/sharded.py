@@ -42,7 +42,7 @@ def build(
     block_size = blocks.check_size(block_size)
     hosts.connect(coordinator, num_processes, process_id)
     mesh = Mesh(np.array(jax.devices()), (DEVICES,))
-    (rows_gram, rows_vjp, rows_jacobian), (symmetric_gram, symmetric_vjp) = _compiled(kernel_fn, mesh, block_size)
+    (rows_gram, rows_vjp, rows_with_jacobian), (symmetric_gram, symmetric_vjp) = _compiled(kernel_fn, mesh, block_size)
 
     def gram(x1, x2=None):
         check_inputs(x1, x2)
@@ -50,12 +50,13 @@ def build(
             return _here(symmetric_gram, _place(x1, mesh, ALL))
         return by_rows(rows_gram, x1, x2)
 
-    def by_rows(function, x1, x2):
-        return _here(function, _deal(x1, mesh), _place(x2, mesh, ALL))[: x1.shape[0]]
-
-    def jacobian(x1, x2):
+    def with_jacobian(x1, x2):
         check_inputs(x1, x2)
-        return by_rows(rows_jacobian, x1, x2)
+        return by_rows(rows_with_jacobian, x1, x2)
+
+    def by_rows(function, x1, x2):
+        whole = _here(function, _deal(x1, mesh), _place(x2, mesh, ALL))
+        return jax.tree.map(lambda rows: rows[: x1.shape[0]], whole)
 
     def vjp(x1, x2, cotangent):
         check_inputs(x1, x2, cotangent)
@@ -63,7 +64,7 @@ def build(
             return _here(symmetric_vjp, _place(x1, mesh, ALL), _place(cotangent, mesh, ALL))
         return _here(rows_vjp, _deal(x1, mesh), _place(x2, mesh, ALL), _deal(cotangent, mesh))
 
-    return Engine(gram, vjp, partial(layout(kernel_fn, block_size), devices=mesh.size), jacobian)
+    return Engine(gram, vjp, partial(layout(kernel_fn, block_size), devices=mesh.size), with_jacobian)
 
 
 def layout(kernel_fn, block_size=None):
@@ -89,7 +90,7 @@ def layout(kernel_fn, block_size=None):
 
 @lru_cache(maxsize=KEPT)
 def _compiled(kernel_fn, mesh, block_size):
-    """gram, vjp and jacobian of two sets, gram and vjp of one with itself."""
+    """gram, vjp and with_jacobian of two sets, gram and vjp of one with itself."""
 
     def size_of(x):
         return block_size or blocks.fitting_size(kernel_fn, x.shape[1:])
@@ -98,7 +99,7 @@ def _compiled(kernel_fn, mesh, block_size):
 
 
 def _by_rows(kernel_fn, mesh, size_of):
-    """gram, vjp and jacobian of two sets, compiled; the rows are dealt out."""
+    """gram, vjp and with_jacobian of two sets, compiled; the rows are dealt out."""
     over, compiled = _over(mesh)
 
     def tiles_of(function):
@@ -113,7 +114,7 @@ def _by_rows(kernel_fn, mesh, size_of):
 
         return over(local, in_specs=(ROWS, ALL, ROWS), out_specs=ALL)(x1, x2, cotangent)
 
-    return tiles_of(kernel_fn), vjp, tiles_of(functions(kernel_fn)["jacobian"])
+    return tiles_of(kernel_fn), vjp, tiles_of(functions(kernel_fn)["with_jacobian"])
 
 
 def _by_tiles(kernel_fn, mesh, size_of):
@@ -178,15 +179,16 @@ def _place(x, mesh, spec):
 
 
 def _here(function, *arguments):
-    """What function(*arguments) leaves on every device, as an array that is bound to none."""
-    return jnp.asarray(np.asarray(hosts.exchanged(function, *arguments).addressable_data(0)))
+    """What function(*arguments) leaves on every device, as arrays that are bound to none."""
+    left = hosts.exchanged(function, *arguments)
+    return jax.tree.map(lambda array: jnp.asarray(np.asarray(array.addressable_data(0))), left)
 
 
 def _by_blocks(function, x1, x2, rows, columns):
-    """(n1, n2, ...) matrix, one block of (rows, columns) after the other."""
+    """(n1, n2, ...) matrix or matrices, one block of (rows, columns) after the other."""
     blocks1, blocks2 = blocks.cut(x1, rows), blocks.cut(x2, columns)
     tiles = jax.lax.map(lambda a: jax.lax.map(lambda b: function(a, b), blocks2), blocks1)
-    return blocks.join(tiles, x1.shape[0], x2.shape[0])
+    return jax.tree.map(lambda tile: blocks.join(tile, x1.shape[0], x2.shape[0]), tiles)
 
 
 def _vjp(kernel_fn, x1, x2, cotangent, rows, columns):

@@ -43,6 +43,8 @@ def build(architecture, kind: str = "ntk", dtype: str = "float32"):
     Returns:
       kernel_fn: (n1, h, w, c), (n2, h, w, c) -> (n1, n2); without x2 the second images are the first. One block:
       jit-safe, reverse-mode differentiable once. Memory grows by kernel_fn.pair_bytes((h, w, c)) a pair, about.
+      kernel_fn.with_jacobian(x1, x2) gives, beside the same, (n1, n2, h, w, c): of each entry the gradient with
+      respect to its image of x2.
       Equal arguments give the same function, which is compiled once for all runs of a process.
     Raises:
       UserError: an unknown kind or dtype, or layers that cannot follow each other; from kernel_fn: images of
@@ -56,18 +58,46 @@ def build(architecture, kind: str = "ntk", dtype: str = "float32"):
 
 @lru_cache(maxsize=KEPT)
 def _build(architecture, kind, dtype):
+    above = partial(_above, architecture, kind)
+
     def kernel_fn(x1, x2=None):
+        x1, x2, mean = taken(x1, x2)
+        if mean is None:
+            return plain.gram(architecture, kind, x1, x2)
+        return above(*mean.build(architecture, kind)(x1, x2))
+
+    def with_jacobian(x1, x2):
+        x1, x2, mean = taken(x1, x2)
+        if not hasattr(mean, "build_each"):
+            return one_by_one(kernel_fn, x1, x2)
+        zeros = jnp.zeros((len(x1), len(x2)), dtype)
+        _, pull = jax.vjp(above, zeros, zeros)  # affine: the same everywhere
+        parts, jacobian = mean.build_each(architecture, kind)(x1, x2, jnp.stack(pull(zeros + 1)))
+        return above(*parts), jacobian
+
+    def taken(x1, x2):
         check_dtype(dtype)
         x1 = jnp.asarray(x1, dtype)
         x2 = x1 if x2 is None else jnp.asarray(x2, dtype)
         check_images(architecture, x1.shape, x2.shape)
-        mean = _mean(architecture, dtype, x1.shape[1:])
-        if mean is None:
-            return plain.gram(architecture, kind, x1, x2)
-        return _above(architecture, kind, *mean.build(architecture, kind)(x1, x2))
+        return x1, x2, _mean(architecture, dtype, x1.shape[1:])
 
     kernel_fn.pair_bytes = partial(_pair_bytes, architecture, dtype)
+    kernel_fn.with_jacobian = with_jacobian
     return kernel_fn
+
+
+def one_by_one(kernel_fn, x1, x2):
+    """(n1, n2) kernel, and (n1, n2, h, w, c) gradient of each of its entries with respect to its image of x2.
+
+    This takes one image of x1 at a time; `kernel_fn.with_jacobian`, where there is one, may be faster.
+    """
+
+    def of_one(image):
+        k, pull = jax.vjp(lambda x: kernel_fn(image[None], x), x2)
+        return k[0], pull(jnp.ones_like(k))[0]
+
+    return jax.lax.map(of_one, x1)
 
 
 def check_dtype(dtype):

@@ -65,6 +65,26 @@ def build(architecture, kind):
     return covariances
 
 
+def build_each(architecture, kind):
+    """Builds the same kernel with the gradient of each pair by itself.
+
+    Args:
+      architecture, kind: as for `build`.
+    Returns:
+      Function of images (n1, h, w, c), (n2, h, w, c) and cotangents (2, n1, n2) of nngp and ntk, no pair's both 0 ->
+      (nngp, ntk), and (n1, n2, h, w, c), what each pair's cotangents give its image of the second set.
+    """
+    kinds = 2 if kind == "ntk" else 1
+
+    def covariances_and_gradients(x1, x2, ct):
+        shape = x1.shape[0], x2.shape[0]
+        shapes = tuple(jax.ShapeDtypeStruct(sides, x1.dtype) for sides in ((2, *shape), (*shape, *x2.shape[1:])))
+        kernels, gradients = _call(partial(_each, architecture, kinds), shapes)(x1, x2, ct)
+        return tuple(kernels), gradients
+
+    return covariances_and_gradients
+
+
 def _call(function, shapes):
     """Wraps function(*arrays), which returns arrays of the given shapes, for JAX."""
 
@@ -94,6 +114,18 @@ def _vjp(architecture, kinds, both, x1, x2, ct):
     _pull(plan, images1, images2, False, kinds, np.array(ct), both, parts1, parts2)
     g1 = unpad(_own_vjp(own, images1, parts1), plan, x1.shape) if both else 0
     return g1, unpad(_own_vjp(own, images2, parts2), plan, x2.shape)
+
+
+def _each(architecture, kinds, x1, x2, ct):
+    """(2, n1, n2) covariances and tangent kernels, and each pair's gradient in the shape of its image of x2."""
+    own, plan = _plans(architecture, x1.shape[1:3], x1.dtype)
+    images1, images2 = (_images(own, plan, x) for x in (x1, x2))
+    kernels, parts = np.array(ct), _parts(images2, len(x1))
+    _pull(plan, images1, images2, False, kinds, kernels, False, _parts(images1, 1, n=1), parts, each=True)
+    pairs1 = Gradient(*(part.reshape(1, -1, *part.shape[2:]) for part in parts))
+    repeated = Image(*(np.concatenate([maps] * len(x1)) for maps in images2))
+    gradients = unpad(_own_vjp(own, repeated, pairs1), plan, (kernels[0].size, *x2.shape[1:]))
+    return kernels, gradients.reshape(len(x1), *x2.shape)
 
 
 def _own_vjp(own, images, parts):
@@ -129,9 +161,9 @@ def _parts(images, parts, n=None):
     return Gradient(*(np.zeros((parts, n or len(a), *a.shape[1:])) for a in images[:2]))
 
 
-def _tiles(n1, n2, own=False):
-    """Edges of ranges of rows and of columns; what they enclose is one task."""
-    return _edges(n1, n1 if own else ROW_CHUNKS), _edges(n2, COLUMN_CHUNKS)
+def _tiles(n1, n2, each=False):
+    """Edges of ranges of rows, with `each` of one row, and of columns; what they enclose is one task."""
+    return _edges(n1, n1 if each else ROW_CHUNKS), _edges(n2, COLUMN_CHUNKS)
 
 
 def _edges(n, most):
@@ -144,13 +176,14 @@ def _fill(plan, images1, images2, own, kinds, out):
     _parallel(plan, images1, images2, own, kinds, out, False, False, nothing, nothing)
 
 
-def _pull(plan, images1, images2, own, kinds, ct, both, parts1, parts2):
-    _parallel(plan, images1, images2, own, kinds, ct, True, both, parts1, parts2)
+def _pull(plan, images1, images2, own, kinds, ct, both, parts1, parts2, each=False):
+    """Adds to the parts of gradients, and leaves the kernels in place of their cotangents."""
+    _parallel(plan, images1, images2, own, kinds, ct, True, both, parts1, parts2, each=each)
 
 
-def _parallel(plan, images1, images2, own, kinds, kernels, *arguments):
+def _parallel(plan, images1, images2, own, kinds, kernels, *arguments, each=False):
     """Calls the compiled loops for all tiles, on one thread per core; on the caller's alone where that is quick."""
-    rows, columns = _tiles(*kernels.shape[1:], own)
+    rows, columns = _tiles(*kernels.shape[1:], own or each)
     tiles = (len(rows) - 1) * (len(columns) - 1)
     most = min(2 * machine.cores(), 1 + kernels[0].size * operations(plan) // SMALL)
     ranges = list(pairwise(_edges(tiles, most).tolist()))
@@ -179,9 +212,9 @@ def _loops():
     def loops(
         first, last, plan, images1, images2, own, kinds, kernels, rows, columns, pull, both, parts1, parts2, work
     ):
-        """Fills `kernels` (2, n1, n2) in a range of tiles; with `pull` adds gradients of sum(kernels * cts) instead.
+        """Fills `kernels` (2, n1, n2) in a range of tiles; with `pull` adds gradients of sum(kernels * cts) as well.
 
-        `kernels` then holds the cotangents. A tile's pairs go to the part of images1 of its columns and to the part
+        `kernels` then held the cotangents. A tile's pairs go to the part of images1 of its columns and to the part
         of images2 of its rows. Pairs whose cotangents are 0 are passed over, and without `both` images1 are. With
         `own` each image is taken with itself, kernels are (2, n, 1) and parts are one.
         """
@@ -203,8 +236,7 @@ def _loops():
                         pairs.backward(
                             plan, image1, image2, own, kinds, ct_nngp, ct_ntk, both, gradient1, gradient2, work
                         )
-                    else:
-                        kernels[0, i, column], kernels[1, i, column] = kernel
+                    kernels[0, i, column], kernels[1, i, column] = kernel
         return fingerprint
 
     return loops
