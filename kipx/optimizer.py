@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -110,7 +111,11 @@ def _gauss_newton(rate, damping, largest_change, learned):
         share = rate(steps)
         length = share * jnp.sqrt(jnp.mean(change["images"] ** 2))
         share *= jnp.minimum(1.0, largest_change / jnp.maximum(length, jnp.finfo(length.dtype).tiny))
-        return {name: (share * leaf).astype(parameters[name].dtype) for name, leaf in change.items()}, steps + 1
+
+        def scaled(parameter, leaf):
+            return (share * leaf.reshape(parameter.shape)).astype(parameter.dtype)
+
+        return jax.tree.map(scaled, parameters, change), steps + 1
 
     return optax.GradientTransformationExtraArgs(lambda parameters: jnp.zeros([], jnp.int32), update)
 

@@ -28,7 +28,7 @@ def linearized(engine="dense", ridge=RIDGE):
 def moved(seed):
     rng = np.random.default_rng(seed)
     return {
-        "images": jnp.asarray(rng.normal(size=(N_S, 4, 4, 1))),
+        "images": jnp.asarray(rng.normal(size=(N_S, 16))),
         "labels": jnp.asarray(rng.normal(size=(N_S, CLASSES))),
     }
 
@@ -67,7 +67,8 @@ def test_a_pushed_change_is_what_the_predictions_do(found, seed):
     x_s, y_s, *_ = problem()
     change, h = moved(seed), 1e-5
     ahead, behind = (
-        predictions({"images": x_s + d * change["images"], "labels": y_s + d * change["labels"]}) for d in (h, -h)
+        predictions({"images": x_s + d * change["images"].reshape(x_s.shape), "labels": y_s + d * change["labels"]})
+        for d in (h, -h)
     )
     np.testing.assert_allclose(found.push(change), (ahead - behind) / (2 * h), rtol=1e-5, atol=1e-8)
 
