@@ -33,6 +33,9 @@ GROUPS = {
         "fashion_mnist_kip_10",
         "cifar10_kip_10",
         "cifar10_kip_fc",
+        "mnist_gauss_newton",
+        "fashion_mnist_gauss_newton",
+        "cifar10_gauss_newton",
     ),
 }
 KEYS = (
