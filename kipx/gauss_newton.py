@@ -103,7 +103,7 @@ def _by_support_image(jacobian):
 
 @partial(jax.jit, static_argnames="learned")
 def step(linearization, damping, *, learned):
-    """The change of the support set that minimizes |J change + residuals|^2 + damping * curvature * |change|^2.
+    """The change that makes sum((J change + residuals)^2) + damping * curvature * sum(change^2) least.
 
     The curvature is the mean of the diagonal of J'J, so that damping has no unit.
 
