@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tempfile
 
+from kipx import track
+
 SEEDS = range(5)
 SIDES = {  # name: overrides
     "Adam, 80 steps (the demo)": ("optimizer=adam", "steps=80"),
@@ -24,7 +26,7 @@ def run(folder, seed, overrides):
     """Accuracy at the end and seconds of each step of one run."""
     command = [pathlib.Path(sys.executable).with_name("kipx"), "distill", f"seed={seed}", *overrides, *QUIET]
     subprocess.run([*command, f"hydra.run.dir={folder}"], check=True, capture_output=True)
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = track.rows(folder)
     return {"test_accuracy": rows[-1]["test_accuracy"], "step_time_s": [row["step_time_s"] for row in rows[1:]]}
 
 

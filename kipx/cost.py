@@ -118,7 +118,7 @@ def of_steps(kernels, *, n_support, n_target, n_train, n_test, classes, shape, j
         (_block(*kernel, n_support, n_target, min(n_test, BATCH), shape) for kernel in kernels),
         key=lambda need: need.certain_bytes,
     )
-    entries = matrices * pixels if jacobian else 0
+    entries = matrices * pixels  # of the Jacobian, where there is one
     return [
         largest,
         Need("training and test images, preprocessed", images + labels, images, fewer),
