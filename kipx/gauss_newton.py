@@ -71,11 +71,9 @@ def kip(engine, *, ridge):
         raise checks.UserError("engine: optimizer=gauss_newton needs one with_jacobian, this one has none")
 
     def value_and_grad(x_support, y_support, x_target, y_target):
-        k_ss, (_, jacobian_ss) = engine.gram(x_support), engine.with_jacobian(x_support, x_support)
-        k_ts, jacobian_ts = engine.with_jacobian(x_target, x_support)
-        halves = engine.vjp(x_support, None, jnp.eye(len(x_support))) / 2  # where both arguments are one image
-        known = k_ss, k_ts, jacobian_ss, jacobian_ts, halves, y_support, y_target
-        loss, accuracy, gradient, linearization = _linearize(*known, ridge=ridge)
+        support = *_own(engine, x_support), y_support
+        targets = *engine.with_jacobian(x_target, x_support), y_target
+        loss, accuracy, gradient, linearization = _linearize(support, targets, ridge=ridge)
         metrics = {"train_loss": loss, "train_accuracy": accuracy}
         g_images = gradient["images"].reshape(x_support.shape).astype(x_support.dtype)
         return metrics, g_images, gradient["labels"], linearization
@@ -83,13 +81,21 @@ def kip(engine, *, ridge):
     return value_and_grad
 
 
+def _own(engine, x):
+    """A set's Gram matrix and its Jacobian, of which the diagonal, where both arguments are one image, counts half."""
+    _, jacobian = engine.with_jacobian(x, x)
+    halves, here = engine.vjp(x, None, jnp.eye(len(x))) / 2, jnp.arange(len(x))
+    return engine.gram(x), jacobian.at[here, here].set(halves)
+
+
 @partial(jax.jit, static_argnames="ridge")
-def _linearize(k_ss, k_ts, jacobian_ss, jacobian_ts, halves, y_support, y_target, *, ridge):
-    """(loss, accuracy, gradient, Linearization) of a batch."""
-    k_ts, here = k_ts.astype(jnp.float64), jnp.arange(len(k_ss))
+def _linearize(support, targets, *, ridge):
+    """(loss, accuracy, gradient, Linearization) of a batch; of each set its Gram matrix, Jacobian and labels."""
+    (k_ss, jacobian_ss, y_support), (k_ts, jacobian_ts, y_target) = support, targets
+    k_ts = k_ts.astype(jnp.float64)
     alpha = krr.solve(k_ss, y_support, ridge=ridge)
     beta = krr.solve(k_ss, k_ts.T, ridge=ridge).T
-    jacobians = (_by_support_image(j) for j in (jacobian_ss.at[here, here].set(halves), jacobian_ts))
+    jacobians = (_by_support_image(j) for j in (jacobian_ss, jacobian_ts))
     predictions = k_ts @ alpha
     found = Linearization(*jacobians, alpha, beta, jnp.float64(ridge), predictions - y_target)
     gradient = found.pull(found.residuals / found.residuals.size)
