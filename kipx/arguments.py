@@ -24,6 +24,7 @@ DISTILL = {
     "seed": int,
     "steps": int,
     "ridge": float,
+    "rkhs_weight": float | None,
     "resume": str | None,
     "dataset": _DATASET,
     "preprocess": CALL,
@@ -150,7 +151,9 @@ def distill(values):
         "optimizer": build(values["optimizer"], "optimizer"),
         "steps": values["steps"],
         "draws": values["baseline"]["draws"],
-        "tested_from": values["checkpoint"].get("tested_from") or 0,  # runs of version 0.1.0 have none
+        # runs of version 0.1.0 have neither
+        "rkhs_weight": checks.not_negative("rkhs_weight", values.get("rkhs_weight") or 0.0),
+        "tested_from": values["checkpoint"].get("tested_from") or 0,
     }
 
 

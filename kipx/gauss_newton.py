@@ -11,17 +11,22 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float
 
-from kipx import checks, krr
+from kipx import checks, krr, objective
 
 ITERATIONS, TOLERANCE = 200, 1e-3  # of conjugate gradients: at most, and of the residual's norm
 PROBES = 8  # random signs that estimate the trace of J'J
 
 
 class Linearization(NamedTuple):
-    """How KRR's predictions f for a batch of targets change with the support set, to first order, all in float64.
+    """How KRR's residuals for a batch of targets change with the support set, to first order, all in float64.
+
+    The residuals are those of the predictions f and below them, if the predictor's RKHS norm has a weight, its root:
+    sqrt(n_t weight) L^-1 y_s, L being the Cholesky factor of k_ss + ridge, with a row for each support image. Half
+    their mean square over n_t and classes is the loss.
 
     A change of the set is {'images': (n_s, pixels), 'labels': (n_s, classes)}. Jacobians begin with the image that they
     are with respect to: products with them then read memory in order, which is several times as fast.
@@ -32,7 +37,8 @@ class Linearization(NamedTuple):
       alpha: (n_s, classes) dual coefficients: f = k_ts alpha.
       beta: (n_t, n_s): f = beta y_s.
       ridge: as for `kipx.krr.solve`.
-      residuals: (n_t, classes), f - y_t.
+      norm: (sqrt(n_t weight), (n_s, n_s) L^-1, (n_s, classes) L^-1 y_s), or None without a weight.
+      residuals: (n_t or n_t + n_s, classes), f - y_t at first.
     """
 
     jacobian_ss: Float[Array, "n_s n_s pixels"]
@@ -40,26 +46,33 @@ class Linearization(NamedTuple):
     alpha: Float[Array, "n_s classes"]
     beta: Float[Array, "n_t n_s"]
     ridge: Float[Array, ""]
-    residuals: Float[Array, "n_t classes"]
+    norm: tuple | None
+    residuals: Float[Array, "rows classes"]
 
     def push(self, change):
-        """(n_t, classes): J change, what a change of the support set does to f."""
+        """J change, in the shape of the residuals: what a change of the support set does to them."""
         k_st, half = (jnp.einsum("jtp,jp->jt", j, change["images"]) for j in (self.jacobian_ts, self.jacobian_ss))
         k_ss = half + half.T
         k_ss += self.ridge * jnp.trace(k_ss) / len(k_ss) * jnp.eye(len(k_ss))
-        return k_st.T @ self.alpha + self.beta @ (change["labels"] - k_ss @ self.alpha)
+        f = k_st.T @ self.alpha + self.beta @ (change["labels"] - k_ss @ self.alpha)
+        if self.norm is None:
+            return f
+        level, inverse, root = self.norm
+        factor = jnp.tril(inverse @ k_ss @ inverse.T)  # L^-1 times the change of L, but for the diagonal: half of it
+        factor -= jnp.diag(jnp.diag(factor)) / 2
+        return jnp.concatenate([f, level * (inverse @ change["labels"] - factor @ root)])
 
     def pull(self, cotangent):
-        """J' cotangent: the gradient of sum(cotangent * f), as a change is."""
+        """J' cotangent: the gradient of sum(cotangent * residuals), as a change is."""
         like = {"images": self.jacobian_ts[:, 0], "labels": self.alpha}
         return jax.linear_transpose(self.push, like)(cotangent)[0]
 
 
-def kip(engine, *, ridge):
+def kip(engine, *, ridge, rkhs_weight=0.0, targets=None):
     """The KRR loss from support to a batch of targets, with its gradient and its Linearization.
 
     Args:
-      engine, ridge: as for `kipx.objective.kip`; the engine has with_jacobian.
+      engine, ridge, rkhs_weight, targets: as for `kipx.objective.kip`; the engine has with_jacobian.
     Returns:
       (x_support, y_support, x_target, y_target) -> (metrics, g_images, g_labels, Linearization).
     Raises:
@@ -70,11 +83,14 @@ def kip(engine, *, ridge):
     if engine.with_jacobian is None:
         raise checks.UserError("engine: optimizer=gauss_newton needs one with_jacobian, this one has none")
 
+    unit = objective.norm_unit(engine, rkhs_weight, targets)
+
     def value_and_grad(x_support, y_support, x_target, y_target):
         support = *_own(engine, x_support), y_support
-        targets = *engine.with_jacobian(x_target, x_support), y_target
-        loss, accuracy, gradient, linearization = _linearize(support, targets, ridge=ridge)
-        metrics = {"train_loss": loss, "train_accuracy": accuracy}
+        batch = *engine.with_jacobian(x_target, x_support), y_target
+        metrics, gradient, linearization = _linearize(support, batch, ridge=ridge, weight=rkhs_weight * unit)
+        if rkhs_weight:
+            metrics["train_rkhs_norm"] *= unit
         g_images = gradient["images"].reshape(x_support.shape).astype(x_support.dtype)
         return metrics, g_images, gradient["labels"], linearization
 
@@ -88,18 +104,31 @@ def _own(engine, x):
     return engine.gram(x), jacobian.at[here, here].set(halves)
 
 
-@partial(jax.jit, static_argnames="ridge")
-def _linearize(support, targets, *, ridge):
-    """(loss, accuracy, gradient, Linearization) of a batch; of each set its Gram matrix, Jacobian and labels."""
+@partial(jax.jit, static_argnames=("ridge", "weight"))
+def _linearize(support, targets, *, ridge, weight):
+    """(metrics, gradient, Linearization) of a batch; of each set its Gram matrix, Jacobian and labels."""
     (k_ss, jacobian_ss, y_support), (k_ts, jacobian_ts, y_target) = support, targets
     k_ts = k_ts.astype(jnp.float64)
     alpha = krr.solve(k_ss, y_support, ridge=ridge)
     beta = krr.solve(k_ss, k_ts.T, ridge=ridge).T
     jacobians = (_by_support_image(j) for j in (jacobian_ss, jacobian_ts))
     predictions = k_ts @ alpha
-    found = Linearization(*jacobians, alpha, beta, jnp.float64(ridge), predictions - y_target)
-    gradient = found.pull(found.residuals / found.residuals.size)
-    return krr.half_mse(predictions, y_target), krr.accuracy(predictions, y_target), gradient, found
+    metrics = {"train_loss": krr.half_mse(predictions, y_target), "train_accuracy": krr.accuracy(predictions, y_target)}
+    norm, residuals = None, predictions - y_target
+    if weight:
+        norm = _norm(k_ss, y_support, ridge, jnp.sqrt(len(k_ts) * weight))
+        residuals = jnp.concatenate([residuals, norm[0] * norm[2]])
+        metrics["train_rkhs_norm"] = krr.squared_norm(k_ss, y_support, ridge=ridge)
+    found = Linearization(*jacobians, alpha, beta, jnp.float64(ridge), norm, residuals)
+    return metrics, found.pull(residuals / predictions.size), found
+
+
+def _norm(k_ss, y_support, ridge, level):
+    """As in Linearization."""
+    k_ss, n = k_ss.astype(jnp.float64), len(k_ss)
+    cholesky = jnp.linalg.cholesky(k_ss + ridge * jnp.trace(k_ss) / n * jnp.eye(n))
+    inverse = solve_triangular(cholesky, jnp.eye(n), lower=True)
+    return level, inverse, inverse @ y_support.astype(jnp.float64)
 
 
 def _by_support_image(jacobian):

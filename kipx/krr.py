@@ -127,24 +127,42 @@ def condition(k_ss: Float[Array, "n_s n_s"], *, ridge: float) -> dict:
     }
 
 
-@partial(jax.jit, static_argnames="ridge")
-def value_and_cotangents(k_ss, k_ts, y_support, y_target, *, ridge):
+@partial(jax.jit, static_argnames=("ridge", "rkhs_weight"))
+def value_and_cotangents(k_ss, k_ts, y_support, y_target, *, ridge, rkhs_weight=0.0):
     """The loss, the predictions, and the loss's derivatives with respect to both Gram matrices and the labels.
 
-    Args: as `loss`.
+    Args:
+      k_ss, k_ts, y_support, y_target, ridge: as `loss`.
+      rkhs_weight: >= 0; half of it times the mean over classes of the predictors' squared RKHS norms is added to the
+        loss.
     Returns:
       ((loss, predictions (n_t, c)), (ct_ss (n_s, n_s), ct_ts (n_t, n_s), g_ys (n_s, c))).
     Source: paper section 2.1, the backward pass.
     """
     grad = jax.value_and_grad(_loss_and_predictions, argnums=(0, 1, 2), has_aux=True)
-    return grad(k_ss, k_ts, y_support, y_target, ridge)
+    return grad(k_ss, k_ts, y_support, y_target, ridge, rkhs_weight)
 
 
-def _loss_and_predictions(k_ss, k_ts, y_support, y_target, ridge):
+@partial(jax.jit, static_argnames="ridge")
+def squared_norm(k_ss, y_support, *, ridge):
+    """y' (k_ss + ridge * tr(k_ss) / n_s * I)^-1 y, the mean over the columns y of the labels; scalar, float64.
+
+    The squared RKHS norm of the function that `predict` predicts with, but for the ridge's part in it.
+
+    Args:
+      k_ss, y_support, ridge: as `solve`.
+    """
+    return jnp.sum(y_support * solve(k_ss, y_support, ridge=ridge)) / y_support.shape[1]
+
+
+def _loss_and_predictions(k_ss, k_ts, y_support, y_target, ridge, rkhs_weight=0.0):
     predictions = predict(k_ss, k_ts, y_support, ridge=ridge)
     if predictions.shape != y_target.shape:
         raise checks.UserError(f"y_target: expected {predictions.shape}, got {y_target.shape}")
-    return half_mse(predictions, y_target), predictions
+    fit = half_mse(predictions, y_target)
+    if not rkhs_weight:
+        return fit, predictions
+    return fit + rkhs_weight / 2 * squared_norm(k_ss, y_support, ridge=ridge), predictions
 
 
 def _check(k_ss, y_support, ridge):

@@ -1,29 +1,56 @@
 """What is minimized over the support set. The engine never sees a loss, the objective never sees a device."""
 
+import jax.numpy as jnp
+
 from kipx import checks, krr
 
+UNIT_IMAGES = 50  # of the targets, that the unit of RKHS norms is taken from
 
-def kip(engine, *, ridge):
+
+def kip(engine, *, ridge, rkhs_weight=0.0, targets=None):
     """Kernel Inducing Points: the KRR loss from support to a batch of targets, with its gradient.
 
     The small part (solve, loss, its derivatives by the Gram matrices) is differentiated as one; the large part, the
     kernel itself, goes block by block through the engine's vjp.
 
+    With rkhs_weight the loss has a term more: half of it times the squared RKHS norm of the predictor, a mean over
+    classes, in units of 1 / mean k(x, x) over targets. What a network of finite width predicts differs from KRR the
+    more, the larger that norm is.
+
     Args:
       engine: kipx.engine.Engine.
       ridge: > 0, dimensionless.
+      rkhs_weight: >= 0, dimensionless.
+      targets: (n, h, w, c) images, of which the first are the unit of norms; None without rkhs_weight.
     Returns:
-      (x_support, y_support, x_target, y_target) -> (metrics, g_images, g_labels), metrics being `train_loss` and
-      `train_accuracy`.
-    Source: paper eq. (1) and section 2.1.
+      (x_support, y_support, x_target, y_target) -> (metrics, g_images, g_labels), metrics being `train_loss` (half mean
+      squared error), `train_accuracy` and, with rkhs_weight, `train_rkhs_norm`, the squared norm that it weighs.
+    Source: paper eq. (1) and section 2.1; the norm is not in the paper.
     """
     checks.positive("ridge", ridge)
+    unit = norm_unit(engine, rkhs_weight, targets)
 
     def value_and_grad(x_support, y_support, x_target, y_target):
         k_ss, k_ts = engine.gram(x_support), engine.gram(x_target, x_support)
-        (loss, predictions), cotangents = krr.value_and_cotangents(k_ss, k_ts, y_support, y_target, ridge=ridge)
+        (_, predictions), cotangents = krr.value_and_cotangents(
+            k_ss, k_ts, y_support, y_target, ridge=ridge, rkhs_weight=rkhs_weight * unit
+        )
         ct_ss, ct_ts, g_labels = cotangents
         g_images = engine.vjp(x_support, None, ct_ss) + engine.vjp(x_target, x_support, ct_ts)
-        return {"train_loss": loss, "train_accuracy": krr.accuracy(predictions, y_target)}, g_images, g_labels
+        metrics = {
+            "train_loss": krr.half_mse(predictions, y_target),
+            "train_accuracy": krr.accuracy(predictions, y_target),
+        }
+        if rkhs_weight:
+            metrics["train_rkhs_norm"] = unit * krr.squared_norm(k_ss, y_support, ridge=ridge)
+        return metrics, g_images, g_labels
 
     return value_and_grad
+
+
+def norm_unit(engine, rkhs_weight, targets):
+    """Mean k(x, x) over the first targets; 0.0 where norms have no weight."""
+    checks.not_negative("rkhs_weight", rkhs_weight)
+    if not rkhs_weight:
+        return 0.0
+    return float(jnp.mean(jnp.diagonal(engine.gram(jnp.asarray(targets[:UNIT_IMAGES])))))

@@ -17,7 +17,7 @@ class Optimizer(NamedTuple):
     """What the builders of this module return.
 
     Attributes:
-      objective: (engine, ridge=) -> what it must know of the loss, as `kipx.objective.kip`.
+      objective: (engine, ridge=, rkhs_weight=, targets=) -> what it must know of the loss, as `kipx.objective.kip`.
       rule: (steps, learned, label_rate) -> optax transformation of {'images', 'labels'}; labels stay fixed unless
         learned, and are learned at a rate of their own unless that is None.
       jacobian: whether a step holds the Jacobian of the predictions.

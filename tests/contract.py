@@ -36,12 +36,15 @@ GROUPS = {
         "mnist_gauss_newton",
         "fashion_mnist_gauss_newton",
         "cifar10_gauss_newton",
+        "mnist_networks",
+        "fashion_mnist_networks",
     ),
 }
 KEYS = (
     "seed",
     "steps",
     "ridge",
+    "rkhs_weight",
     "resume",
     "dataset.data_dir",
     "dataset.raw_dir",

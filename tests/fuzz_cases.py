@@ -46,8 +46,8 @@ OF_A_RUN = """
     support.per_class target.batch_size engine.block_size checkpoint.every_s logger.progress preprocess.reg preprocess.eps
     preprocess.mean preprocess.std preprocess.held_out preprocess.unit_norm preprocess.dataset """
 OF_DISTILL = """
-    steps labels.init labels.learned labels.learning_rate augment.rate augment.shift augment.flip augment.rotation_degrees
-    augment.fill baseline.draws optimizer.learning_rate optimizer.schedule optimizer.b1 optimizer.b2 optimizer.eps
+    steps rkhs_weight labels.init labels.learned labels.learning_rate augment.rate augment.shift augment.flip
+    augment.rotation_degrees augment.fill baseline.draws optimizer.learning_rate optimizer.schedule optimizer.b1 optimizer.b2 optimizer.eps
     optimizer.momentum optimizer.damping optimizer.last_damping optimizer.largest_change checkpoint.tested_from """
 KEYS = {
     "distill": OF_A_RUN + OF_DISTILL,

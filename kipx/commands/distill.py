@@ -86,6 +86,7 @@ def pose(
     batch_size,
     draws,
     every_s,
+    rkhs_weight=0.0,
     tested_from=0,
     available=None,
 ):
@@ -101,6 +102,7 @@ def pose(
       optimizer: kipx.optimizer.Optimizer.
       seed, steps, ridge, batch_size: integers >= 0, >= 0, a number > 0, and images in a batch of targets.
       draws: natural support sets in the closing comparison.
+      rkhs_weight: as for `kipx.objective.kip`.
       every_s: seconds between checkpoints beside the scheduled ones.
       tested_from: the first scheduled step to be tested; the start and the last step always are.
       available: kipx.machine.Memory that the run may take; None for what there is.
@@ -126,7 +128,8 @@ def pose(
     sample = distill.class_balanced_batches(
         jnp.asarray(x_train), y_train, data.y_train, batch_size=batch_size, **changed
     )
-    start, step = _steps_of(members, ridge, optimizer.objective, rule, sample)
+    loss = partial(optimizer.objective, ridge=ridge, rkhs_weight=rkhs_weight, targets=x_train)
+    start, step = _steps_of(members, loss, rule, sample)
     y_support = support.one_hot(classes, data.classes)
     return Problem(
         data,
@@ -152,9 +155,9 @@ def _check_numbers(seed, steps, draws, every_s, tested_from, label_rate):
         checks.positive("labels.learning_rate", label_rate)
 
 
-def _steps_of(members, ridge, objective, rule, sample):
+def _steps_of(members, objective, rule, sample):
     """How a run of KIP starts and goes on: (start, step)."""
-    built = [distill.build(objective(member.engine, ridge=ridge), rule, sample) for member in members]
+    built = [distill.build(objective(member.engine), rule, sample) for member in members]
     return built[0][0], sampled.step(members, [step for _, step in built])
 
 
