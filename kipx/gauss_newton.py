@@ -21,12 +21,31 @@ ITERATIONS, TOLERANCE = 200, 1e-3  # of conjugate gradients: at most, and of the
 PROBES = 8  # random signs that estimate the trace of J'J
 
 
+class Norm(NamedTuple):
+    """The root of the predictor's squared RKHS norm, and how it changes: residuals beside those of the predictions.
+
+    Attributes:
+      level: sqrt(n_t weight), what the root is multiplied with.
+      inverse: (n_s, n_s) L^-1, of the Cholesky factor L of k_ss + ridge.
+      root: (n_s, classes) L^-1 y_s; the sum of its squares is y_s' (k_ss + ridge)^-1 y_s.
+    """
+
+    level: Float[Array, ""]
+    inverse: Float[Array, "n_s n_s"]
+    root: Float[Array, "n_s classes"]
+
+    def push(self, k_ss, labels):
+        """(n_s, classes): what changes of k_ss + ridge and of the labels do to level * root."""
+        factor = jnp.tril(self.inverse @ k_ss @ self.inverse.T)  # L^-1 times L's change, once its diagonal is halved
+        factor -= jnp.diag(jnp.diag(factor)) / 2
+        return self.level * (self.inverse @ labels - factor @ self.root)
+
+
 class Linearization(NamedTuple):
     """How KRR's residuals for a batch of targets change with the support set, to first order, all in float64.
 
-    The residuals are those of the predictions f and below them, if the predictor's RKHS norm has a weight, its root:
-    sqrt(n_t weight) L^-1 y_s, L being the Cholesky factor of k_ss + ridge, with a row for each support image. Half
-    their mean square over n_t and classes is the loss.
+    The residuals are f - y_t of the predictions f and, where the predictor's RKHS norm has a weight, its root below. Half
+    the sum of their squares over n_t * classes is the loss.
 
     A change of the set is {'images': (n_s, pixels), 'labels': (n_s, classes)}. Jacobians begin with the image that they
     are with respect to: products with them then read memory in order, which is several times as fast.
@@ -37,8 +56,8 @@ class Linearization(NamedTuple):
       alpha: (n_s, classes) dual coefficients: f = k_ts alpha.
       beta: (n_t, n_s): f = beta y_s.
       ridge: as for `kipx.krr.solve`.
-      norm: (sqrt(n_t weight), (n_s, n_s) L^-1, (n_s, classes) L^-1 y_s), or None without a weight.
-      residuals: (n_t or n_t + n_s, classes), f - y_t at first.
+      norm: Norm, or None where it has no weight.
+      residuals: (n_t, classes), or (n_t + n_s, classes) with a Norm.
     """
 
     jacobian_ss: Float[Array, "n_s n_s pixels"]
@@ -46,7 +65,7 @@ class Linearization(NamedTuple):
     alpha: Float[Array, "n_s classes"]
     beta: Float[Array, "n_t n_s"]
     ridge: Float[Array, ""]
-    norm: tuple | None
+    norm: Norm | None
     residuals: Float[Array, "rows classes"]
 
     def push(self, change):
@@ -55,12 +74,7 @@ class Linearization(NamedTuple):
         k_ss = half + half.T
         k_ss += self.ridge * jnp.trace(k_ss) / len(k_ss) * jnp.eye(len(k_ss))
         f = k_st.T @ self.alpha + self.beta @ (change["labels"] - k_ss @ self.alpha)
-        if self.norm is None:
-            return f
-        level, inverse, root = self.norm
-        factor = jnp.tril(inverse @ k_ss @ inverse.T)  # L^-1 times the change of L, but for the diagonal: half of it
-        factor -= jnp.diag(jnp.diag(factor)) / 2
-        return jnp.concatenate([f, level * (inverse @ change["labels"] - factor @ root)])
+        return f if self.norm is None else jnp.concatenate([f, self.norm.push(k_ss, change["labels"])])
 
     def pull(self, cotangent):
         """J' cotangent: the gradient of sum(cotangent * residuals), as a change is."""
@@ -82,7 +96,6 @@ def kip(engine, *, ridge, rkhs_weight=0.0, targets=None):
     checks.positive("ridge", ridge)
     if engine.with_jacobian is None:
         raise checks.UserError("engine: optimizer=gauss_newton needs one with_jacobian, this one has none")
-
     unit = objective.norm_unit(engine, rkhs_weight, targets)
 
     def value_and_grad(x_support, y_support, x_target, y_target):
@@ -117,18 +130,15 @@ def _linearize(support, targets, *, ridge, weight):
     norm, residuals = None, predictions - y_target
     if weight:
         norm = _norm(k_ss, y_support, ridge, jnp.sqrt(len(k_ts) * weight))
-        residuals = jnp.concatenate([residuals, norm[0] * norm[2]])
+        residuals = jnp.concatenate([residuals, norm.level * norm.root])
         metrics["train_rkhs_norm"] = krr.squared_norm(k_ss, y_support, ridge=ridge)
     found = Linearization(*jacobians, alpha, beta, jnp.float64(ridge), norm, residuals)
     return metrics, found.pull(residuals / predictions.size), found
 
 
 def _norm(k_ss, y_support, ridge, level):
-    """As in Linearization."""
-    k_ss, n = k_ss.astype(jnp.float64), len(k_ss)
-    cholesky = jnp.linalg.cholesky(k_ss + ridge * jnp.trace(k_ss) / n * jnp.eye(n))
-    inverse = solve_triangular(cholesky, jnp.eye(n), lower=True)
-    return level, inverse, inverse @ y_support.astype(jnp.float64)
+    inverse = solve_triangular(krr.cholesky(k_ss, ridge=ridge), jnp.eye(len(k_ss)), lower=True)
+    return Norm(level, inverse, inverse @ y_support.astype(jnp.float64))
 
 
 def _by_support_image(jacobian):

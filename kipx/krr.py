@@ -30,10 +30,13 @@ def solve(k_ss: Float[Array, "n_s n_s"], y_support: Float[Array, "n_s c"], *, ri
 
 @jax.jit  # one program where each operation would be one
 def _solve(k_ss, y_support, ridge):
-    k_ss = k_ss.astype(jnp.float64)
-    n = k_ss.shape[0]
-    cholesky = jnp.linalg.cholesky(k_ss + ridge * jnp.trace(k_ss) / n * jnp.eye(n))
-    return cho_solve((cholesky, True), y_support.astype(jnp.float64))
+    return cho_solve((cholesky(k_ss, ridge=ridge), True), y_support.astype(jnp.float64))
+
+
+def cholesky(k_ss, *, ridge):
+    """(n_s, n_s) float64: the lower Cholesky factor of k_ss + ridge * tr(k_ss) / n_s * I."""
+    k_ss, n = k_ss.astype(jnp.float64), len(k_ss)
+    return jnp.linalg.cholesky(k_ss + ridge * jnp.trace(k_ss) / n * jnp.eye(n))
 
 
 def predict(
