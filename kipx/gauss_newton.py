@@ -44,8 +44,8 @@ class Norm(NamedTuple):
 class Linearization(NamedTuple):
     """How KRR's residuals for a batch of targets change with the support set, to first order, all in float64.
 
-    The residuals are f - y_t of the predictions f and, where the predictor's RKHS norm has a weight, its root below. Half
-    the sum of their squares over n_t * classes is the loss.
+    The residuals are f - y_t, of the predictions f, and where the predictor's RKHS norm has a weight its root below them.
+    Half the sum of their squares, over n_t * classes, is the loss.
 
     A change of the set is {'images': (n_s, pixels), 'labels': (n_s, classes)}. Jacobians begin with the image that they
     are with respect to: products with them then read memory in order, which is several times as fast.
@@ -101,9 +101,8 @@ def kip(engine, *, ridge, rkhs_weight=0.0, targets=None):
     def value_and_grad(x_support, y_support, x_target, y_target):
         support = *_own(engine, x_support), y_support
         batch = *engine.with_jacobian(x_target, x_support), y_target
-        metrics, gradient, linearization = _linearize(support, batch, ridge=ridge, weight=rkhs_weight * unit)
-        if rkhs_weight:
-            metrics["train_rkhs_norm"] *= unit
+        measured, gradient, linearization = _linearize(support, batch, ridge=ridge, unit=unit, rkhs_weight=rkhs_weight)
+        metrics = dict(zip(objective.METRICS, measured, strict=False))
         g_images = gradient["images"].reshape(x_support.shape).astype(x_support.dtype)
         return metrics, g_images, gradient["labels"], linearization
 
@@ -117,23 +116,23 @@ def _own(engine, x):
     return engine.gram(x), jacobian.at[here, here].set(halves)
 
 
-@partial(jax.jit, static_argnames=("ridge", "weight"))
-def _linearize(support, targets, *, ridge, weight):
-    """(metrics, gradient, Linearization) of a batch; of each set its Gram matrix, Jacobian and labels."""
+@partial(jax.jit, static_argnames=("ridge", "unit", "rkhs_weight"))
+def _linearize(support, targets, *, ridge, unit, rkhs_weight):
+    """(objective.METRICS, gradient, Linearization) of a batch; of each set its Gram matrix, Jacobian and labels."""
     (k_ss, jacobian_ss, y_support), (k_ts, jacobian_ts, y_target) = support, targets
     k_ts = k_ts.astype(jnp.float64)
     alpha = krr.solve(k_ss, y_support, ridge=ridge)
     beta = krr.solve(k_ss, k_ts.T, ridge=ridge).T
     jacobians = (_by_support_image(j) for j in (jacobian_ss, jacobian_ts))
     predictions = k_ts @ alpha
-    metrics = {"train_loss": krr.half_mse(predictions, y_target), "train_accuracy": krr.accuracy(predictions, y_target)}
+    measured = [krr.half_mse(predictions, y_target), krr.accuracy(predictions, y_target)]
     norm, residuals = None, predictions - y_target
-    if weight:
-        norm = _norm(k_ss, y_support, ridge, jnp.sqrt(len(k_ts) * weight))
+    if rkhs_weight:
+        norm = _norm(k_ss, y_support, ridge, jnp.sqrt(len(k_ts) * rkhs_weight * unit))
         residuals = jnp.concatenate([residuals, norm.level * norm.root])
-        metrics["train_rkhs_norm"] = krr.squared_norm(k_ss, y_support, ridge=ridge)
+        measured.append(unit * krr.squared_norm(k_ss, y_support, ridge=ridge))
     found = Linearization(*jacobians, alpha, beta, jnp.float64(ridge), norm, residuals)
-    return metrics, found.pull(residuals / predictions.size), found
+    return measured, found.pull(residuals / predictions.size), found
 
 
 def _norm(k_ss, y_support, ridge, level):

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from kipx import checks, krr
 
+METRICS = ("train_loss", "train_accuracy", "train_rkhs_norm")  # the last where the norm has a weight
 UNIT_IMAGES = 50  # of the targets, that the unit of RKHS norms is taken from
 
 
@@ -23,8 +24,8 @@ def kip(engine, *, ridge, rkhs_weight=0.0, targets=None):
       rkhs_weight: >= 0, dimensionless.
       targets: (n, h, w, c) images, of which the first are the unit of norms; None without rkhs_weight.
     Returns:
-      (x_support, y_support, x_target, y_target) -> (metrics, g_images, g_labels), metrics being `train_loss` (half mean
-      squared error), `train_accuracy` and, with rkhs_weight, `train_rkhs_norm`, the squared norm that it weighs.
+      (x_support, y_support, x_target, y_target) -> (metrics, g_images, g_labels), metrics being METRICS: half the mean
+      squared error, the accuracy and, with rkhs_weight, the squared norm that it weighs.
     Source: paper eq. (1) and section 2.1; the norm is not in the paper.
     """
     checks.positive("ridge", ridge)
@@ -37,13 +38,10 @@ def kip(engine, *, ridge, rkhs_weight=0.0, targets=None):
         )
         ct_ss, ct_ts, g_labels = cotangents
         g_images = engine.vjp(x_support, None, ct_ss) + engine.vjp(x_target, x_support, ct_ts)
-        metrics = {
-            "train_loss": krr.half_mse(predictions, y_target),
-            "train_accuracy": krr.accuracy(predictions, y_target),
-        }
+        measured = [krr.half_mse(predictions, y_target), krr.accuracy(predictions, y_target)]
         if rkhs_weight:
-            metrics["train_rkhs_norm"] = unit * krr.squared_norm(k_ss, y_support, ridge=ridge)
-        return metrics, g_images, g_labels
+            measured.append(unit * krr.squared_norm(k_ss, y_support, ridge=ridge))
+        return dict(zip(METRICS, measured, strict=False)), g_images, g_labels
 
     return value_and_grad
 
