@@ -44,8 +44,8 @@ class Norm(NamedTuple):
 class Linearization(NamedTuple):
     """How KRR's residuals for a batch of targets change with the support set, to first order, all in float64.
 
-    The residuals are f - y_t, of the predictions f, and where the predictor's RKHS norm has a weight its root below them.
-    Half the sum of their squares, over n_t * classes, is the loss.
+    The residuals are f - y_t, of the predictions f, and where the predictor's RKHS norm has a weight, its root
+    below. Half the sum of their squares, over n_t * classes, is the loss.
 
     A change of the set is {'images': (n_s, pixels), 'labels': (n_s, classes)}. Jacobians begin with the image that they
     are with respect to: products with them then read memory in order, which is several times as fast.
