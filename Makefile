@@ -1,6 +1,7 @@
 # make demo and make test do all the set-up, on a machine with git, make and Python >= 3.11.
 .PHONY: demo test test-slow test-fuzz test-faults test-install test-lowest test-newest lint lock agreement \
-	accuracy bench bench-engines bench-optimizers bench-plan bench-transfer determinism soak figures reports docs clean
+	accuracy bench bench-engines bench-networks bench-optimizers bench-plan bench-transfer determinism soak figures \
+	reports docs clean
 
 VENV := .venv
 # what the tests of a file share is compiled once
@@ -58,6 +59,9 @@ bench-engines: $(VENV)/installed
 
 bench-optimizers: $(VENV)/installed
 	$(BIN)/python benchmarks/optimizers.py docs/results/optimizers.json docs/optimizers.md
+
+bench-networks: $(VENV)/installed
+	$(BIN)/python benchmarks/networks.py docs/results/networks.json docs/networks.md
 
 bench-plan: $(VENV)/installed
 	$(BIN)/python benchmarks/plan.py docs/results/plan.json docs/scaling.md
