@@ -29,7 +29,8 @@ def kip(engine, *, ridge, rkhs_weight=0.0, targets=None):
     Source: paper eq. (1) and section 2.1; the norm is not in the paper.
     """
     checks.positive("ridge", ridge)
-    unit = norm_unit(engine, rkhs_weight, targets)
+    checks.not_negative("rkhs_weight", rkhs_weight)
+    unit = norm_unit(engine, targets) if rkhs_weight else 0.0
 
     def value_and_grad(x_support, y_support, x_target, y_target):
         k_ss, k_ts = engine.gram(x_support), engine.gram(x_target, x_support)
@@ -46,9 +47,16 @@ def kip(engine, *, ridge, rkhs_weight=0.0, targets=None):
     return value_and_grad
 
 
-def norm_unit(engine, rkhs_weight, targets):
-    """Mean k(x, x) over the first targets; 0.0 where norms have no weight."""
-    checks.not_negative("rkhs_weight", rkhs_weight)
-    if not rkhs_weight:
-        return 0.0
+def rkhs_norm(engine, x_support, y_support, *, targets, ridge):
+    """The squared RKHS norm of a set's predictor, as `kip` weighs it: a mean over classes, dimensionless.
+
+    Args:
+      engine, targets, ridge: as for `kip`.
+      x_support, y_support: (n_s, h, w, c) images and (n_s, classes) labels.
+    """
+    return float(norm_unit(engine, targets) * krr.squared_norm(engine.gram(x_support), y_support, ridge=ridge))
+
+
+def norm_unit(engine, targets):
+    """Mean k(x, x) over the first targets."""
     return float(jnp.mean(jnp.diagonal(engine.gram(jnp.asarray(targets[:UNIT_IMAGES])))))

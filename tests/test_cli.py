@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -41,6 +42,16 @@ def test_distill_then_evaluate_gives_the_same_number(kipx):
     code, _, _ = kipx("evaluate", f"run={run}", "kernel=fc", "kernel.depth=2", "ridge=1e-3", "hydra.run.dir=other")
     assert code == 0
     assert json.loads((kipx.folder / "other" / "evaluation.json").read_text())["test_mse"] != summary["test_mse"]
+
+
+def test_evaluate_tells_the_norm_that_a_run_weighs(kipx):
+    still = ["rkhs_weight=1e-9", "labels=fixed", "optimizer.learning_rate=1e-9", "hydra.run.dir=run"]
+    assert kipx("distill", *FAST, *still)[0] == 0
+    weighed = json.loads((kipx.folder / "run" / "metrics.jsonl").read_text().splitlines()[-1])["train_rkhs_norm"]
+    code, out, _ = kipx("evaluate", "run=run", "hydra.run.dir=again")
+    assert (code, re.search(r"squared RKHS norm *│ *(\S+)", out)[1]) == (0, f"{weighed:.3g}")
+    told = json.loads((kipx.folder / "again" / "evaluation.json").read_text())["rkhs_norm"]
+    assert told == pytest.approx(weighed, rel=1e-5)
 
 
 def test_prepare_then_distill_then_go_on_with_the_data_elsewhere(kipx, monkeypatch):
