@@ -38,6 +38,7 @@ GROUPS = {
         "cifar10_gauss_newton",
         "mnist_networks",
         "fashion_mnist_networks",
+        "cifar10_networks",
     ),
 }
 KEYS = (
