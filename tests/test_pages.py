@@ -17,7 +17,7 @@ from test_report import DAMAGE, MNIST, write
 
 from kipx import artifacts
 from kipx.commands import report
-from kipx.report import frames, overview, page, runs, sweeps
+from kipx.report import frames, overview, page, pages, runs, sweeps
 from kipx.report.tables import Table
 
 ATTACK = """"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}"""
@@ -102,6 +102,12 @@ def test_a_runs_page_says_all_and_needs_nothing_else(kipx, run):
     sums = json.loads((run / "manifest.json").read_text())["files"]
     assert sums["report.html"] == hashlib.sha256((run / "report.html").read_bytes()).hexdigest()
     assert (run / "report.html").stat().st_size < 400_000
+
+
+def test_the_norm_has_its_curve_where_it_was_weighed():
+    rows = [{"step": 0, "test_accuracy": 0.1, "test_mse": 0.1}, {"step": 1, "train_loss": 0.1}]
+    assert [title for title, _ in pages.figures(rows)] == ["Accuracy", "Loss"]
+    assert [title for title, _ in pages.figures([*rows, {"step": 2, "train_rkhs_norm": 7.0}])][2:] == ["RKHS norm"]
 
 
 def test_the_frames_are_the_checkpoints_and_the_end(run):

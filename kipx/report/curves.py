@@ -13,6 +13,7 @@ ACCURACIES = {
     "train_accuracy": "train, of the batch",
 }
 LOSSES = {"test_mse": "test", "train_loss": "train, of the batch"}
+NORMS = {"train_rkhs_norm": "before the step"}
 LABELLED = 12  # lines in a legend, at most
 
 

@@ -60,11 +60,14 @@ def of_transfer(run):
 
 
 def figures(rows, loss="half mean squared error"):
-    """Curves of accuracy and of loss over steps, as figures of a Page; none of rows that have none."""
-    accuracies, losses = curves.series(rows, curves.ACCURACIES), curves.series(rows, curves.LOSSES)
+    """Curves of accuracy, loss and RKHS norm over steps, as figures of a Page; none of rows that have none."""
+    accuracies = curves.series(rows, curves.ACCURACIES)
     found = [("Accuracy", curves.uri(accuracies, "accuracy (percent)", percent=True))] if accuracies else []
-    positive = all(value > 0 for _, values in losses.values() for value in values)
-    return found + ([("Loss", curves.uri(losses, loss, log=positive))] if losses else [])
+    for title, names, label in (("Loss", curves.LOSSES, loss), ("RKHS norm", curves.NORMS, "squared norm, relative")):
+        lines = curves.series(rows, names)
+        positive = all(value > 0 for _, values in lines.values() for value in values)
+        found += [(title, curves.uri(lines, label, log=positive))] if lines else []
+    return found
 
 
 def environment(path):
