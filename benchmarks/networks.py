@@ -77,7 +77,8 @@ networks of each; the norm is the mean of `train_rkhs_norm`.
 |---|--:|--:|{"--:|" * len(WIDTHS)}
 {chr(10).join(rows)}
 
-Gauss-Newton: {" ".join(f"`{key}`" for key in NEWTON)}. Networks: {" ".join(f"`{key}`" for key in TRAINER)}.
+Gauss-Newton: {" ".join(f"`{key}`" for key in NEWTON)}.
+Networks: {" ".join(f"`{key}`" for key in TRAINER)}.
 On real data: [settings](settings.md), [results](results.md).
 """
 
