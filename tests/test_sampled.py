@@ -100,8 +100,10 @@ def test_a_run_goes_on_bit_by_bit_and_is_evaluated_again(tiny_npz, tmp_path):
     distilled = artifacts.load(tmp_path / "whole")
     cfg = merged.with_run(composed("run=x", command="evaluate"), distilled.config)
     again = measure_again.run(distilled, **arguments.evaluate(config.plain(cfg, arguments.EVALUATE)))
-    assert again == {key: whole[key] for key in again}
-    assert [row[0] for row in measure_again.table(again, tmp_path)[1][2:5]] == [f"under {n}" for n in sorted(names)]
+    assert again.keys() - whole.keys() == {f"rkhs_norm_{name}" for name in names}
+    assert {key: whole.get(key, value) for key, value in again.items()} == again
+    under = [f"{what}under {n}" for what in ("", "squared RKHS norm ") for n in sorted(names)]
+    assert [row[0] for row in measure_again.table(again, tmp_path)[1][2:8]] == under
 
 
 @pytest.mark.parametrize(
