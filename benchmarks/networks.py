@@ -4,11 +4,10 @@ python benchmarks/networks.py docs/results/networks.json docs/networks.md      (
 """
 
 import json
-import pathlib
 import statistics
-import subprocess
 import sys
-import tempfile
+
+import sides
 
 from kipx import track
 
@@ -31,32 +30,17 @@ TRAINER = [f"trainer.{it}" for it in ("l2=0.01", "centred=true", "factor=0.2", "
 TRANSFER = ("trainer.validation=200", "baselines=[]", *TRAINER, *QUIET)
 
 
-def measure():
-    """{side: [run of each seed]}."""
-    found = {side: [] for side in SIDES}
-    for seed in SEEDS:
-        for side, overrides in SIDES.items():
-            with tempfile.TemporaryDirectory() as folder:
-                found[side].append(_run(pathlib.Path(folder), seed, overrides))
-            print(seed, side, found[side][-1], flush=True)
-    return found
-
-
-def _run(folder, seed, overrides):
+def run(folder, seed, overrides):
     """Accuracies of one set by kernel ridge regression and of its networks, and the norm before the last step."""
-    _kipx("distill", f"seed={seed}", *overrides, *DISTILL, f"hydra.run.dir={folder / 'set'}")
+    sides.kipx("distill", f"seed={seed}", *overrides, *DISTILL, f"hydra.run.dir={folder / 'set'}")
     last = track.rows(folder / "set")[-1]
-    run = {"test_accuracy": last["test_accuracy"], "rkhs_norm": last["train_rkhs_norm"]}
+    found = {"test_accuracy": last["test_accuracy"], "rkhs_norm": last["train_rkhs_norm"]}
     for width in WIDTHS:
         into = folder / str(width)
-        _kipx("transfer", f"run={folder / 'set'}", f"network.width={width}", *TRANSFER, f"hydra.run.dir={into}")
-        run[f"width_{width}"] = json.loads((into / "summary.json").read_text())["sets"]["distilled"]["test_accuracies"]
-    return run
-
-
-def _kipx(*arguments):
-    command = [pathlib.Path(sys.executable).with_name("kipx"), *arguments]
-    subprocess.run(command, check=True, capture_output=True)
+        sides.kipx("transfer", f"run={folder / 'set'}", f"network.width={width}", *TRANSFER, f"hydra.run.dir={into}")
+        summary = json.loads((into / "summary.json").read_text())
+        found[f"width_{width}"] = summary["sets"]["distilled"]["test_accuracies"]
+    return found
 
 
 def page(result):
@@ -94,15 +78,7 @@ def _percent(accuracies):
 
 
 def main(results, markdown):
-    import jax
-    from kernel import processor
-
-    from kipx.machine import cores
-
-    machine = f"{processor()}, {cores()} cores; JAX {jax.__version__}"
-    result = {"command": "make bench-networks", "machine": machine, "runs": measure()}
-    pathlib.Path(results).write_text(json.dumps(result, indent=1) + "\n")
-    pathlib.Path(markdown).write_text(page(result))
+    sides.write("make bench-networks", sides.measure(SIDES, SEEDS, run), page, results, markdown)
 
 
 if __name__ == "__main__":

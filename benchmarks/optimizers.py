@@ -3,12 +3,10 @@
 python benchmarks/optimizers.py docs/results/optimizers.json docs/optimizers.md      (`make bench-optimizers`)
 """
 
-import json
-import pathlib
 import statistics
-import subprocess
 import sys
-import tempfile
+
+import sides
 
 from kipx import track
 
@@ -24,21 +22,9 @@ QUIET = ("baseline.draws=0", "checkpoint.tested_from=100", "logger.progress=fals
 
 def run(folder, seed, overrides):
     """Accuracy at the end and seconds of each step of one run."""
-    command = [pathlib.Path(sys.executable).with_name("kipx"), "distill", f"seed={seed}", *overrides, *QUIET]
-    subprocess.run([*command, f"hydra.run.dir={folder}"], check=True, capture_output=True)
-    rows = track.rows(folder)
+    sides.kipx("distill", f"seed={seed}", *overrides, *QUIET, f"hydra.run.dir={folder / 'run'}")
+    rows = track.rows(folder / "run")
     return {"test_accuracy": rows[-1]["test_accuracy"], "step_time_s": [row["step_time_s"] for row in rows[1:]]}
-
-
-def measure():
-    """{side: [run of each seed]}."""
-    found = {side: [] for side in SIDES}
-    for seed in SEEDS:
-        for side, overrides in SIDES.items():
-            with tempfile.TemporaryDirectory() as folder:
-                found[side].append(run(pathlib.Path(folder) / "run", seed, overrides))
-            print(seed, side, f"{found[side][-1]['test_accuracy']:.1%}", flush=True)
-    return found
 
 
 def page(result):
@@ -72,15 +58,7 @@ def _row(side, runs):
 
 
 def main(results, markdown):
-    import jax
-    from kernel import processor
-
-    from kipx.machine import cores
-
-    machine = f"{processor()}, {cores()} cores; JAX {jax.__version__}"
-    result = {"command": "make bench-optimizers", "machine": machine, "runs": measure()}
-    pathlib.Path(results).write_text(json.dumps(result, indent=1) + "\n")
-    pathlib.Path(markdown).write_text(page(result))
+    sides.write("make bench-optimizers", sides.measure(SIDES, SEEDS, run), page, results, markdown)
 
 
 if __name__ == "__main__":

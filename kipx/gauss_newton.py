@@ -96,8 +96,7 @@ def kip(engine, *, ridge, rkhs_weight=0.0, targets=None):
     checks.positive("ridge", ridge)
     if engine.with_jacobian is None:
         raise checks.UserError("engine: optimizer=gauss_newton needs one with_jacobian, this one has none")
-    checks.not_negative("rkhs_weight", rkhs_weight)
-    unit = objective.norm_unit(engine, targets) if rkhs_weight else 0.0
+    unit = objective.weighed_unit(engine, rkhs_weight, targets)
 
     def value_and_grad(x_support, y_support, x_target, y_target):
         support = *_own(engine, x_support), y_support

@@ -136,14 +136,14 @@ def value_and_cotangents(k_ss, k_ts, y_support, y_target, *, ridge, rkhs_weight=
 
     Args:
       k_ss, k_ts, y_support, y_target, ridge: as `loss`.
-      rkhs_weight: >= 0; half of it times the mean over classes of the predictors' squared RKHS norms is added to the
-        loss.
+      rkhs_weight: >= 0; the derivatives are those of the loss plus half of it times `squared_norm`.
     Returns:
       ((loss, predictions (n_t, c)), (ct_ss (n_s, n_s), ct_ts (n_t, n_s), g_ys (n_s, c))).
     Source: paper section 2.1, the backward pass.
     """
-    grad = jax.value_and_grad(_loss_and_predictions, argnums=(0, 1, 2), has_aux=True)
-    return grad(k_ss, k_ts, y_support, y_target, ridge, rkhs_weight)
+    grad = jax.grad(_with_norm, argnums=(0, 1, 2), has_aux=True)
+    cotangents, found = grad(k_ss, k_ts, y_support, y_target, ridge, rkhs_weight)
+    return found, cotangents
 
 
 @partial(jax.jit, static_argnames="ridge")
@@ -158,14 +158,18 @@ def squared_norm(k_ss, y_support, *, ridge):
     return jnp.sum(y_support * solve(k_ss, y_support, ridge=ridge)) / y_support.shape[1]
 
 
-def _loss_and_predictions(k_ss, k_ts, y_support, y_target, ridge, rkhs_weight=0.0):
+def _with_norm(k_ss, k_ts, y_support, y_target, ridge, rkhs_weight):
+    found = _loss_and_predictions(k_ss, k_ts, y_support, y_target, ridge)
+    if not rkhs_weight:
+        return found[0], found
+    return found[0] + rkhs_weight / 2 * squared_norm(k_ss, y_support, ridge=ridge), found
+
+
+def _loss_and_predictions(k_ss, k_ts, y_support, y_target, ridge):
     predictions = predict(k_ss, k_ts, y_support, ridge=ridge)
     if predictions.shape != y_target.shape:
         raise checks.UserError(f"y_target: expected {predictions.shape}, got {y_target.shape}")
-    fit = half_mse(predictions, y_target)
-    if not rkhs_weight:
-        return fit, predictions
-    return fit + rkhs_weight / 2 * squared_norm(k_ss, y_support, ridge=ridge), predictions
+    return half_mse(predictions, y_target), predictions
 
 
 def _check(k_ss, y_support, ridge):

@@ -29,17 +29,16 @@ def kip(engine, *, ridge, rkhs_weight=0.0, targets=None):
     Source: paper eq. (1) and section 2.1; the norm is not in the paper.
     """
     checks.positive("ridge", ridge)
-    checks.not_negative("rkhs_weight", rkhs_weight)
-    unit = norm_unit(engine, targets) if rkhs_weight else 0.0
+    unit = weighed_unit(engine, rkhs_weight, targets)
 
     def value_and_grad(x_support, y_support, x_target, y_target):
         k_ss, k_ts = engine.gram(x_support), engine.gram(x_target, x_support)
-        (_, predictions), cotangents = krr.value_and_cotangents(
+        (loss, predictions), cotangents = krr.value_and_cotangents(
             k_ss, k_ts, y_support, y_target, ridge=ridge, rkhs_weight=rkhs_weight * unit
         )
         ct_ss, ct_ts, g_labels = cotangents
         g_images = engine.vjp(x_support, None, ct_ss) + engine.vjp(x_target, x_support, ct_ts)
-        measured = [krr.half_mse(predictions, y_target), krr.accuracy(predictions, y_target)]
+        measured = [loss, krr.accuracy(predictions, y_target)]
         if rkhs_weight:
             measured.append(unit * krr.squared_norm(k_ss, y_support, ridge=ridge))
         return dict(zip(METRICS, measured, strict=False)), g_images, g_labels
@@ -55,6 +54,12 @@ def rkhs_norm(engine, x_support, y_support, *, targets, ridge):
       x_support, y_support: (n_s, h, w, c) images and (n_s, classes) labels.
     """
     return float(norm_unit(engine, targets) * krr.squared_norm(engine.gram(x_support), y_support, ridge=ridge))
+
+
+def weighed_unit(engine, rkhs_weight, targets):
+    """norm_unit, or 0.0 where the norm has no weight and nothing is to be computed."""
+    checks.not_negative("rkhs_weight", rkhs_weight)
+    return norm_unit(engine, targets) if rkhs_weight else 0.0
 
 
 def norm_unit(engine, targets):

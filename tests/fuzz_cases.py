@@ -47,8 +47,9 @@ OF_A_RUN = """
     preprocess.mean preprocess.std preprocess.held_out preprocess.unit_norm preprocess.dataset """
 OF_DISTILL = """
     steps rkhs_weight labels.init labels.learned labels.learning_rate augment.rate augment.shift augment.flip
-    augment.rotation_degrees augment.fill baseline.draws optimizer.learning_rate optimizer.schedule optimizer.b1 optimizer.b2 optimizer.eps
-    optimizer.momentum optimizer.damping optimizer.last_damping optimizer.largest_change checkpoint.tested_from """
+    augment.rotation_degrees augment.fill baseline.draws optimizer.learning_rate optimizer.schedule optimizer.b1
+    optimizer.b2 optimizer.eps optimizer.momentum optimizer.damping optimizer.last_damping optimizer.largest_change
+    checkpoint.tested_from """
 KEYS = {
     "distill": OF_A_RUN + OF_DISTILL,
     "label-solve": OF_A_RUN + "form.cutoff form.ridge",
