@@ -74,7 +74,7 @@ def _row(side, runs):
 
 
 def _percent(accuracies):
-    return f"{100 * statistics.mean(accuracies):.1f} ± {100 * statistics.pstdev(accuracies):.1f}"
+    return f"{100 * statistics.mean(accuracies):.1f} ± {100 * statistics.stdev(accuracies):.1f}"
 
 
 def main(results, markdown):

@@ -165,7 +165,7 @@ def test_a_failed_engine_leaves_the_sums_before_it(solve):
 
 def test_sums_are_saved_in_between(solve, monkeypatch):
     saved = []
-    monkeypatch.setattr(solving, "_save", lambda folder, sums, spent, config: saved.append(sums.done))
+    monkeypatch.setattr(solving, "_save", lambda run, sums, spent: saved.append(sums.done))
     solve("run", "target.batch_size=80", "checkpoint.every_s=1e-9")
     assert saved == [80, 160, 200, 200]
 

@@ -22,7 +22,7 @@ from kipx import (
     support,
     track,
 )
-from kipx.commands import keep, solving, stop
+from kipx.commands import keep, posing, solving, stop
 from kipx.engine import hosts
 from kipx.report.pictures import support_png
 
@@ -30,15 +30,13 @@ from kipx.report.pictures import support_png
 class Problem(NamedTuple):
     """What a run works on, all of it decided before the first step."""
 
-    data: object  # kipx.data.Dataset
-    preprocessing: object  # kipx.preprocess.Preprocessing
+    split: posing.Split
     initial: jax.Array  # (n_s, h, w, c) support images at step 0
     labels: jax.Array  # (n_s, classes) support labels at step 0
     start: distill.State
     step: object
     evaluate: object  # (x_support, y_support) -> metrics
     draws: list  # natural support sets to compare with
-    targets: tuple  # (x_train, y_train): all there are
     tested_from: int  # of the steps that it stops at, the first to be tested
 
 
@@ -63,12 +61,13 @@ def run(folder, *, steps, every_s, show, overrides, config, mirrored=track.nowhe
         problem = pose(steps=steps, every_s=every_s, **posed)
         if overrides is not None and hosts.leads():
             artifacts.create(folder, config=config, overrides=overrides)
+        kept = keep.Run(pathlib.Path(folder), config, every_s, show)
         with stop.resumable("distill", folder):
             if posed["labels"]["init"] == "solved":
-                problem = _with_solved_labels(folder, problem, posed["members"], posed["ridge"], every_s, show, config)
+                problem = _with_solved_labels(kept, problem, posed["members"], posed["ridge"])
             with mirrored(folder, config, "distill") as mirror:
-                state = _learn(folder, problem, steps, every_s, show, config, mirror)
-                return _conclude(folder, problem, state, config)
+                kept = kept._replace(mirror=mirror)
+                return _conclude(kept, problem, _learn(kept, problem, steps))
 
 
 def pose(
@@ -114,35 +113,22 @@ def pose(
     _check_numbers(seed, steps, draws, every_s, tested_from, labels["learning_rate"])
     rule = optimizer.rule(steps, labels["learned"], labels["learning_rate"])
     data, available = load(), available or machine.memory()
-    for member in members:
-        jax.eval_shape(member.kernel_fn, np.zeros((1, *data.x_train.shape[1:])))  # refuses images that are too small
+    posing.check_images(members, data)
     change = augment(data.x_train, batch_size)  # before the fit, which may take a minute: it may refuse
     cost.check_fits(cost.of_data(data.x_train, data.x_test), available.host, "this machine")
-    preprocessing = fit(data.x_train)
-    x_train, x_test = preprocessing.apply(data.x_train), preprocessing.apply(data.x_test)
-    y_train, y_test = (support.one_hot(y, data.classes) for y in (data.y_train, data.y_test))
+    split = posing.preprocessed(data, fit)
+    (x_train, y_train), (x_test, y_test) = split.train, split.test
     key_support, key_sampler, key_draws = jax.random.split(jax.random.key(seed), 3)
-    initial, classes = draw(key_support, x_train, data.y_train, data.classes)
-    _check_steps(memory_needs(members, optimizer, data, len(classes), batch_size), data, available)
-    changed = {"change": change, "apply": preprocessing.apply}
-    sample = distill.class_balanced_batches(
-        jnp.asarray(x_train), y_train, data.y_train, batch_size=batch_size, **changed
-    )
+    images, onehot = posing.start(key_support, draw, split)
+    _check_steps(memory_needs(members, optimizer, data, len(images), batch_size), data, available)
+    changed = {"batch_size": batch_size, "change": change, "apply": split.preprocessing.apply}
+    sample = distill.class_balanced_batches(jnp.asarray(x_train), y_train, data.y_train, **changed)
     loss = partial(optimizer.objective, ridge=ridge, rkhs_weight=rkhs_weight, targets=x_train)
     start, step = _steps_of(members, loss, rule, sample)
-    y_support = support.one_hot(classes, data.classes)
-    return Problem(
-        data,
-        preprocessing,
-        initial,
-        y_support,
-        start(key_sampler, initial, y_support),
-        step,
-        evaluate.remembering(sampled.evaluation(members, jnp.asarray(x_test), y_test, ridge=ridge)),
-        _natural(key_draws, draws, len(classes) // data.classes, x_train, data),
-        (x_train, y_train),
-        tested_from,
-    )
+    test = sampled.evaluation(members, jnp.asarray(x_test), y_test, ridge=ridge)
+    natural = _natural(key_draws, draws, len(images) // data.classes, split)
+    begun = start(key_sampler, images, onehot)
+    return Problem(split, images, onehot, begun, step, evaluate.remembering(test), natural, tested_from)
 
 
 def _check_numbers(seed, steps, draws, every_s, tested_from, label_rate):
@@ -161,16 +147,15 @@ def _steps_of(members, objective, rule, sample):
     return built[0][0], sampled.step(members, [step for _, step in built])
 
 
-def _natural(key, draws, per_class, x_train, data):
+def _natural(key, draws, per_class, split):
     """Natural support sets (images, labels), of as many images a class as the set that is learned."""
     draw = support.natural(per_class=per_class)
-    sets = (draw(each, x_train, data.y_train, data.classes) for each in jax.random.split(key, draws))
-    return [(x, support.one_hot(classes, data.classes)) for x, classes in sets]
+    return [posing.start(each, draw, split) for each in jax.random.split(key, draws)]
 
 
-def _with_solved_labels(folder, problem, members, ridge, every_s, show, config):
-    known = {"ridge": ridge, "every_s": every_s, "show": show, "config": config}
-    solution, _ = solving.solve(folder, members, label_solve.least_norm(), problem.initial, *problem.targets, **known)
+def _with_solved_labels(kept, problem, members, ridge):
+    form, targets = label_solve.least_norm(), problem.split.train
+    solution, _ = solving.solve(kept, members, form, problem.initial, targets, ridge=ridge)
     start = problem.start._replace(labels=solution.labels)
     return problem._replace(labels=solution.labels, start=start)
 
@@ -192,21 +177,20 @@ def _check_steps(needs, data, available):
         cost.check_fits(needs, available.device, "the device")
 
 
-def _learn(folder, problem, steps, every_s, show, config, mirror):
+def _learn(kept, problem, steps):
     """From the last checkpoint, or from the start, to the last step."""
 
     def publish(state):
-        write_support(pathlib.Path(folder), problem, config, state)
-        mirror.see(state.step, partial(_shown, problem, state))
+        write_support(kept, problem, state)
+        kept.mirror.see(state.step, partial(_shown, problem, state))
 
-    seen = {"show": show, "publish": publish, "mirror": mirror}
-    opened = keep.open_run(folder, problem.start, steps=steps, config=config, **seen)
+    opened = keep.open_run(kept, problem.start, steps=steps, publish=publish)
     with stop.signals() as caught, opened as keeper:  # noted until the last checkpoint is on disk
         if keeper.state is None:
             keeper.record({"step": 0, **problem.evaluate(problem.start.images, problem.start.labels)})
             keeper.save(problem.start)
-            mirror.see(0, partial(_shown, problem, problem.start))
-        return _steps(problem, keeper, steps, every_s, caught)
+            kept.mirror.see(0, partial(_shown, problem, problem.start))
+        return _steps(problem, keeper, steps, kept.every_s, caught)
 
 
 def _steps(problem, keeper, steps, every_s, caught):
@@ -246,7 +230,7 @@ def _tested(problem, state):
         raise checks.NumericalError(f"step {state.step}: {error}, or lower optimizer.learning_rate") from error
 
 
-def _conclude(folder, problem, state, config):
+def _conclude(kept, problem, state):
     """The summary; the leading process writes support.png, summary.json and the manifest beside support.npz."""
     summary = {"steps": state.step, **problem.evaluate(state.images, state.labels)}
     summary["initial_test_accuracy"] = problem.evaluate(problem.start.images, problem.start.labels)["test_accuracy"]
@@ -256,25 +240,25 @@ def _conclude(folder, problem, state, config):
         summary["natural_test_accuracy_mean"] = float(np.mean(drawn))
         summary["natural_test_accuracy_std"] = float(np.std(drawn))
     if hosts.leads():
-        write_results(pathlib.Path(folder), problem, state, config, summary)
+        write_results(kept, problem, state, summary)
     return summary
 
 
-def write_results(folder, problem, state, config, summary):
+def write_results(kept, problem, state, summary):
     """Writes support.png, summary.json and manifest.json, when `write_support` has written the last set."""
-    keep.close(folder, _shown(problem, state).picture, summary, config)
+    keep.close(kept, _shown(problem, state).picture, summary)
 
 
 def _shown(problem, state):
     """The kipx.track.Shown of a state: its set below the initial one."""
-    before, after = (problem.preprocessing.invert(x) for x in (problem.initial, state.images))
-    labels, names = np.asarray(state.labels), problem.data.class_names
+    before, after = (problem.split.preprocessing.invert(x) for x in (problem.initial, state.images))
+    labels, names = np.asarray(state.labels), problem.split.data.class_names
     return track.Shown(support_png(before, after, labels, names), after, labels, names)
 
 
-def write_support(folder, problem, config, state):
+def write_support(kept, problem, state):
     """Writes support.npz: the set as it is in that state."""
-    keep.write_set(folder, problem, state.images, state.labels, config)
+    keep.write_set(kept, problem.split, state.images, state.labels)
 
 
 def table(folder, summary):

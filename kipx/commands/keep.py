@@ -12,6 +12,16 @@ from kipx import artifacts, checkpoints, checks, files, track
 from kipx.engine import hosts
 
 
+class Run(NamedTuple):
+    """A run's folder, and how it is kept there."""
+
+    folder: pathlib.Path
+    config: dict  # resolved, nested
+    every_s: float  # seconds between savings beside the scheduled ones
+    show: bool  # whether there is progress
+    mirror: track.Mirror = track.SILENT  # sees its rows and its sets
+
+
 class Keeper(NamedTuple):
     """How a run leaves its traces.
 
@@ -57,15 +67,14 @@ def _held(stack, folder):
 
 
 @contextlib.contextmanager
-def open_run(folder, start, *, steps, config, show, publish=lambda state: None, mirror=track.SILENT, **seen):
-    """Opens the Keeper of a run folder; in a process that does not lead, of none.
+def open_run(run, start, *, steps, publish=lambda state: None, **seen):
+    """Opens the Keeper of a run; in a process that does not lead, of none.
 
     Args:
-      folder: the run folder.
+      run: Run; its mirror gets the rows that are there, then each new one.
       start: distill.State, for its structure.
-      steps: of the whole run; config: resolved, nested dicts; show: whether to show progress.
+      steps: of the whole run.
       publish: state -> None, as in Keeper.
-      mirror: kipx.track.Mirror; it gets the rows that are there, then each new one.
       **seen: title and measure of the progress, as for `kipx.track.progress`.
     Yields:
       Keeper; its state is the leading process's.
@@ -75,23 +84,23 @@ def open_run(folder, start, *, steps, config, show, publish=lambda state: None, 
     if not hosts.leads():
         yield Keeper(_shared(None, start), *(lambda _: None,) * 3)
         return
-    origin = identity(config)
-    with checkpoints.open_manager(folder) as manager:
+    origin = identity(run.config)
+    with checkpoints.open_manager(run.folder) as manager:
         state = checkpoints.restore(manager, start, config_hash=origin)
         done = -1 if state is None else state.step
         if done > steps:
             raise checks.UserError(f"steps: expected at least {done}, the steps already done, got {steps}")
-        artifacts.write_config(folder, config)  # not before the checkpoint has been accepted
-        log = track.jsonl(folder, after=done)
-        for row in track.rows(folder):
-            mirror.log(row)
+        artifacts.write_config(run.folder, run.config)  # not before the checkpoint has been accepted
+        log = track.jsonl(run.folder, after=done)
+        for row in track.rows(run.folder):
+            run.mirror.log(row)
         watch = track.rounding_watch()
-        with track.progress(steps, done=max(done, 0), show=show, **seen) as show_row:
+        with track.progress(steps, done=max(done, 0), show=run.show, **seen) as show_row:
 
             def record(row):
                 log(row)
                 watch(row)
-                mirror.log(row)
+                run.mirror.log(row)
                 show_row(row)
 
             save = partial(checkpoints.save, manager, config_hash=origin)
@@ -118,15 +127,15 @@ def _anywhere(section):
     return {key: _anywhere(value) if isinstance(value, dict) else value for key, value in parts.items()}
 
 
-def write_set(folder, problem, images, labels, config):
-    """Writes support.npz of a problem's `data` and `preprocessing`."""
-    kept = {key: config[key] for key in ("dataset", "kernel", "ridge", "seed")}
-    names, preprocessing = problem.data.class_names, problem.preprocessing
-    artifacts.save_support(folder, images, labels, preprocessing=preprocessing, class_names=names, config=kept)
+def write_set(run, split, images, labels):
+    """Writes support.npz of a Run; the set is one of a kipx.commands.posing.Split."""
+    kept = {key: run.config[key] for key in ("dataset", "kernel", "ridge", "seed")}
+    described = {"preprocessing": split.preprocessing, "class_names": split.data.class_names, "config": kept}
+    artifacts.save_support(run.folder, images, labels, **described)
 
 
-def close(folder, picture, summary, config):
+def close(run, picture, summary):
     """Writes support.png, summary.json and, of all there is then, manifest.json."""
-    artifacts.write(folder / "support.png", picture)
-    artifacts.write_json(folder / "summary.json", summary)
-    artifacts.write_manifest(folder, config=config)
+    artifacts.write(run.folder / "support.png", picture)
+    artifacts.write_json(run.folder / "summary.json", summary)
+    artifacts.write_manifest(run.folder, config=run.config)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kipx import artifacts, checks, sampled, support, track
-from kipx.commands import keep, solving, stop
+from kipx import artifacts, checks, sampled, track
+from kipx.commands import keep, posing, solving, stop
 from kipx.engine import hosts
 from kipx.report.pictures import labels_png
 
@@ -16,11 +16,9 @@ from kipx.report.pictures import labels_png
 class Problem(NamedTuple):
     """What a run works on, all of it decided before anything is measured."""
 
-    data: object  # kipx.data.Dataset
-    preprocessing: object  # kipx.preprocess.Preprocessing
+    split: posing.Split
     images: jax.Array  # (n_s, h, w, c) support images
     onehot: jax.Array  # (n_s, classes) their centred one-hot labels
-    targets: tuple  # (x_train, y_train)
     evaluate: object  # (x_support, y_support) -> metrics
 
 
@@ -65,37 +63,34 @@ def run(
     checks.integer("seed", seed, at_least=0)
     checks.integer("target.batch_size", batch_size, at_least=1)
     checks.positive("checkpoint.every_s", every_s)
-    known = {"ridge": ridge, "batch": batch_size, "every_s": every_s, "show": show, "config": config}
     with keep.alone(folder):
         problem = _pose(load(), fit, members, draw, seed, ridge)
         if overrides is not None and hosts.leads():
             artifacts.create(folder, config=config, overrides=overrides)
         with stop.resumable("label-solve", folder), mirrored(folder, config, "label-solve") as mirror:
-            return _solve(folder, problem, members, form, known, mirror)
+            kept = keep.Run(pathlib.Path(folder), config, every_s, show, mirror)
+            return _solve(kept, problem, members, form, ridge=ridge, batch=batch_size)
 
 
-def _solve(folder, problem, members, form, known, mirror):
+def _solve(kept, problem, members, form, **how):
     if hosts.leads():
-        artifacts.write_config(folder, known["config"])  # of a run that goes on the engine may be another
-    before = _before(folder, problem)
-    mirror.log({"step": 0, **before})
-    solution, time_s = solving.solve(folder, members, form, problem.images, *problem.targets, **known)
+        artifacts.write_config(kept.folder, kept.config)  # of a run that goes on the engine may be another
+    before = _before(kept.folder, problem)
+    kept.mirror.log({"step": 0, **before})
+    solution, time_s = solving.solve(kept, members, form, problem.images, problem.split.train, **how)
     after = {"train_loss": solution.train_loss, **problem.evaluate(problem.images, solution.labels)}
     track.rounding_watch()(after)
-    return _conclude(folder, problem, solution, before, after, time_s, known["config"], mirror)
+    return _conclude(kept, problem, solution, before, after, time_s) if hosts.leads() else {}
 
 
 def _pose(data, fit, members, draw, seed, ridge):
-    for member in members:
-        jax.eval_shape(member.kernel_fn, np.zeros((1, *data.x_train.shape[1:])))  # refuses images that are too small
-    preprocessing = fit(data.x_train)
-    x_train, x_test = preprocessing.apply(data.x_train), preprocessing.apply(data.x_test)
-    y_train, y_test = (support.one_hot(y, data.classes) for y in (data.y_train, data.y_test))
+    posing.check_images(members, data)
+    split = posing.preprocessed(data, fit)
     key = jax.random.split(jax.random.key(seed), 3)[0]  # distill draws the same images
-    images, classes = draw(key, x_train, data.y_train, data.classes)
+    images, onehot = posing.start(key, draw, split)
+    x_test, y_test = split.test
     measure = sampled.evaluation(members, jnp.asarray(x_test), y_test, ridge=ridge, keep=True)
-    onehot = support.one_hot(classes, data.classes)
-    return Problem(data, preprocessing, images, onehot, (x_train, y_train), measure)
+    return Problem(split, images, onehot, measure)
 
 
 def _before(folder, problem):
@@ -111,25 +106,23 @@ def _before(folder, problem):
     return row
 
 
-def _conclude(folder, problem, solution, before, after, time_s, config, mirror):
-    """The summary; the leading process writes it with row 1, support.npz, support.png and the manifest."""
-    if not hosts.leads():
-        return {}
+def _conclude(kept, problem, solution, before, after, time_s):
+    """The summary; it is written with row 1, support.npz, support.png and the manifest."""
     row = {"step": 1, **after, "step_time_s": time_s}
-    track.jsonl(folder, after=0)(row)
-    mirror.log(row)
+    track.jsonl(kept.folder, after=0)(row)
+    kept.mirror.log(row)
     initial = {f"initial_{key}": before[key] for key in ("test_accuracy", "test_mse")}
     solved = {"kept": solution.kept, "directions": len(problem.images), "residual": solution.residual}
-    summary = {**after, **initial, "targets": len(problem.targets[0]), "time_s": time_s, "label_solve": solved}
+    summary = {**after, **initial, "targets": len(problem.split.train[0]), "time_s": time_s, "label_solve": solved}
     shown = _shown(problem, solution.labels)
-    mirror.see(1, lambda: shown)
-    keep.write_set(folder, problem, problem.images, solution.labels, config)
-    keep.close(pathlib.Path(folder), shown.picture, summary, config)
+    kept.mirror.see(1, lambda: shown)
+    keep.write_set(kept, problem.split, problem.images, solution.labels)
+    keep.close(kept, shown.picture, summary)
     return summary
 
 
 def _shown(problem, labels):
-    pixels, names = problem.preprocessing.invert(problem.images), problem.data.class_names
+    pixels, names = problem.split.preprocessing.invert(problem.images), problem.split.data.class_names
     return track.Shown(labels_png(pixels, np.asarray(labels), names), pixels, np.asarray(labels), names)
 
 

@@ -100,7 +100,7 @@ def _solving(problem, posed):
     """Calls of Label Solve before the first step: like the first block of targets, as often as there are blocks."""
     if posed["labels"]["init"] != "solved":
         return []
-    x_train, drawn = problem.targets[0], [i for i, member in enumerate(posed["members"]) if member.weight > 0]
+    x_train, drawn = problem.split.train[0], [i for i, member in enumerate(posed["members"]) if member.weight > 0]
     block = jnp.asarray(x_train[: label_solve.BATCH])
     return [cost.Call("gram", block, problem.initial, i, math.ceil(len(x_train) / len(block))) for i in drawn]
 
@@ -137,23 +137,24 @@ def _leave_traces(folder, problem, config):
     folder.mkdir(parents=True, exist_ok=True)
     state = jax.tree.map(_noisy, problem.start)
     row = {"step": 1, "train_loss": 1 / 3, "train_accuracy": 1 / 3, "step_time_s": 1 / 3}
-    with tempfile.TemporaryDirectory(dir=folder) as kept:
-        kept = pathlib.Path(kept)
-        with keep.open_run(kept, problem.start, steps=TRIES, config=config, show=False) as keeper:
+    with tempfile.TemporaryDirectory(dir=folder) as passing:
+        passing = pathlib.Path(passing)
+        kept = keep.Run(passing, config, every_s=math.inf, show=False)
+        with keep.open_run(kept, problem.start, steps=TRIES) as keeper:
             save_s = [_seconds(keeper.save, state._replace(step=k)) for k in range(TRIES)]
             record_s = [_seconds(keeper.record, row) for _ in range(TRIES)]
-        saved = max((_size(path) for path in (kept / "checkpoints").glob("*")), default=0)
-        metrics = _size(kept / "metrics.jsonl") // TRIES
-        written_s = _seconds(_write, kept, problem, state, config) if hosts.leads() else 0.0
-        support = _size(kept / "support.npz") + _size(kept / "support.png")
+        saved = max((_size(path) for path in (passing / "checkpoints").glob("*")), default=0)
+        metrics = _size(passing / "metrics.jsonl") // TRIES
+        written_s = _seconds(_write, kept, problem, state) if hosts.leads() else 0.0
+        support = _size(passing / "support.npz") + _size(passing / "support.png")
     times = {"record": statistics.median(record_s), "save": statistics.median(save_s), "close": written_s}
     tested = len(json.dumps(dict.fromkeys(problem.evaluate(problem.initial, problem.labels), 1 / 3)))
     return times, {"checkpoint": saved, "row": metrics, "tested": tested, "support": support}
 
 
-def _write(folder, problem, state, config):
-    command.write_support(folder, problem, config, state)
-    command.write_results(folder, problem, state, config, {})
+def _write(kept, problem, state):
+    command.write_support(kept, problem, state)
+    command.write_results(kept, problem, state, {})
 
 
 def _noisy(x):
@@ -184,8 +185,8 @@ def _plan(problem, parts, times, stages, traces, posed):
         "images": {
             "support": len(problem.initial),
             "target": posed["batch_size"],
-            "train": len(problem.data.x_train),
-            "test": len(problem.data.x_test),
+            "train": len(problem.split.data.x_train),
+            "test": len(problem.split.data.x_test),
             "shape": list(problem.initial.shape[1:]),
         },
         "steps": posed["steps"],
@@ -267,13 +268,13 @@ def _kernel_s(call, layouts, times):
 
 def _memory(problem, posed):
     """What takes how many bytes, on the host before the steps and on each device then; and what there is."""
-    data, available = problem.data, machine.memory()
+    data, available = problem.split.data, machine.memory()
     needs = command.memory_needs(posed["members"], posed["optimizer"], data, len(problem.initial), posed["batch_size"])
     before = cost.of_data(data.x_train, data.x_test)
     return {
         "prepare": [{"what": need.what, "bytes": need.memory_bytes} for need in before],
         "steps": [{"what": need.what, "bytes": need.memory_bytes} for need in needs],
-        "whitening": problem.preprocessing.whitening.nbytes,
+        "whitening": problem.split.preprocessing.whitening.nbytes,
         "available_host": available.host,
         "available_device": available.device,
     }

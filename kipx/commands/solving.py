@@ -1,6 +1,5 @@
 """Label Solve in a run folder: the sums over the train set are kept in a file, and a resumed run adds to them."""
 
-import pathlib
 import time
 
 import numpy as np
@@ -12,30 +11,15 @@ from kipx.engine import hosts
 SUMS = "label_solve.npz"
 
 
-def solve(
-    folder,
-    members,
-    form,
-    x_support,
-    x_target,
-    y_target,
-    *,
-    ridge,
-    every_s,
-    show,
-    config,
-    batch=label_solve.BATCH,
-):
+def solve(run, members, form, x_support, targets, *, ridge, batch=label_solve.BATCH):
     """Solves for the labels of given images over all targets, from the folder's last sums if it has some.
 
     Args:
-      folder: the run folder.
+      run: kipx.commands.keep.Run.
       members: list of kipx.sampled.Member; of a family the loss is the mean by weight.
       form: from `kipx.label_solve.least_norm` or `notebook`.
-      x_support, x_target, y_target, ridge, batch: as for `kipx.label_solve.solve`.
-      every_s: seconds between savings of the sums.
-      show: whether to show progress.
-      config: resolved, nested dicts.
+      x_support, ridge, batch: as for `kipx.label_solve.solve`.
+      targets: (x_target, y_target), likewise.
     Returns:
       (kipx.label_solve.Solution, seconds that the sums took, in all sittings).
     Raises:
@@ -44,42 +28,42 @@ def solve(
     """
     drawn = [member for member in members if member.weight > 0]
     engines, weights = [member.engine for member in drawn], [member.weight for member in drawn]
-    n, size = len(x_target), len(x_support) + y_target.shape[1]
-    sums, spent = _restore(folder, (len(drawn), size, size), n, config)
-    stream = label_solve.stream(engines, x_support, x_target, y_target, batch=batch, sums=sums)
-    sums, spent = _streamed(stream, sums, spent, n, folder, every_s, show, config)
+    n, size = len(targets[0]), len(x_support) + targets[1].shape[1]
+    sums, spent = _restore(run, (len(drawn), size, size), n)
+    stream = label_solve.stream(engines, x_support, *targets, batch=batch, sums=sums)
+    sums, spent = _streamed(run, stream, sums, spent, n)
     problem = label_solve.pose([engine.gram(x_support) for engine in engines], sums, weights, ridge=ridge)
-    return label_solve.conclude(problem, form(problem), y_target.size), spent
+    return label_solve.conclude(problem, form(problem), targets[1].size), spent
 
 
-def _streamed(stream, sums, spent, n, folder, every_s, show, config):
-    """(sums of all targets, seconds spent); they are saved every `every_s` and however it ends."""
+def _streamed(run, stream, sums, spent, n):
+    """(sums of all targets, seconds spent); they are saved every `run.every_s` and however it ends."""
     began = saved = time.monotonic()
     done = 0 if sums is None else sums.done
-    with stop.signals() as caught, track.counting("targets", n, done=done, show=show) as show_done:
+    with stop.signals() as caught, track.counting("targets", n, done=done, show=run.show) as show_done:
         try:
             for sums in stream:
                 show_done(sums.done)
-                if time.monotonic() - saved > every_s:
-                    _save(folder, sums, spent + time.monotonic() - began, config)
+                if time.monotonic() - saved > run.every_s:
+                    _save(run, sums, spent + time.monotonic() - began)
                     saved = time.monotonic()
                 stop.check(caught, f"target {sums.done} of {n}")
         finally:
             if sums is not None and sums.done > done:
                 spent += time.monotonic() - began
-                _save(folder, sums, spent, config)
+                _save(run, sums, spent)
     return sums, spent
 
 
-def _save(folder, sums, spent, config):
+def _save(run, sums, spent):
     if hosts.leads():
-        arrays = {"done": sums.done, "triangles": sums.triangles, "time_s": spent, "config": keep.identity(config)}
-        artifacts.write(pathlib.Path(folder) / SUMS, artifacts.npz_bytes(arrays))
+        arrays = {"done": sums.done, "triangles": sums.triangles, "time_s": spent, "config": keep.identity(run.config)}
+        artifacts.write(run.folder / SUMS, artifacts.npz_bytes(arrays))
 
 
-def _restore(folder, shape, n, config):
+def _restore(run, shape, n):
     """(the leading process's saved sums, seconds that they took); (None, 0) if it has none."""
-    found = _read(pathlib.Path(folder) / SUMS, shape, n, config) if hosts.leads() else None
+    found = _read(run.folder / SUMS, shape, n, run.config) if hosts.leads() else None
     if not hosts.any_of(found is not None):
         return None, 0.0
     nothing = np.asarray(0), np.zeros(shape), np.asarray(0.0)

@@ -71,8 +71,8 @@ def run(
         if overrides is not None:
             artifacts.create(folder, config=config, overrides=overrides)
         with stop.resumable("transfer", folder), mirrored(folder, config, "transfer") as mirror:
-            seen = {"title": "transfer", "measured": "validation", "mirror": mirror}
-            opened = keep.open_run(folder, start, steps=steps, config=config, show=show, **seen)
+            kept = keep.Run(pathlib.Path(folder), config, every_s, show, mirror)
+            opened = keep.open_run(kept, start, steps=steps, title="transfer", measured="validation")
             with stop.signals() as caught, opened as keeper:
                 last = training.run(trainer, problem, start, keeper, training.Pace(steps, evaluations, every_s, caught))
             return _conclude(pathlib.Path(folder), trainer, problem, last, config, _origin(config, posed["distilled"]))
