@@ -22,7 +22,7 @@ CASES = {  # name: (image, pools, width)
     "28x28, width 16": ((28, 28, 1), 3, 16),
     "28x28, width 64": ((28, 28, 1), 3, 64),
 }
-SIDES = ("plain", "alone", "together")
+SIDES = ("plain", "alone", "one core", "together")
 RECIPE = {"momentum": 0.9, "l2": 1e-3, "batch_size": 100, "steps": 10**6}
 
 
@@ -93,11 +93,13 @@ def data(shape):
 def serve(side):
     """Times some steps of a case for every line on stdin; answers with milliseconds a step and network."""
     takers = {}
+    if side == "one core":
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before JAX counts them
     for line in sys.stdin:
         case = line.strip()
         if case not in takers:
-            makers = {"plain": plain, "alone": lambda *a: ours(*a, 1), "together": lambda *a: ours(*a, TOGETHER)}
-            take = makers[side](*CASES[case])
+            count = TOGETHER if side == "together" else 1
+            take = plain(*CASES[case]) if side == "plain" else ours(*CASES[case], count)
             take(2)
             began = time.perf_counter()
             take(3)
@@ -131,16 +133,17 @@ def measure():
     return found
 
 
-def ratios(times, over, under):
-    """Median and range of the ratio of two sides, round by round."""
-    each = [a / b for a, b in zip(times[over], times[under], strict=True)]
+def ratios(times, over, under, factor=1):
+    """Median and range of the ratio of two sides, round by round, times a factor."""
+    each = [factor * a / b for a, b in zip(times[over], times[under], strict=True)]
     return f"{statistics.median(each):.1f} ({min(each):.1f}-{max(each):.1f})"
 
 
 def page(result):
     rows = [
         f"| {case} | {' | '.join(f'{statistics.median(times[side]):.3g}' for side in SIDES)} | "
-        f"{ratios(times, 'plain', 'alone')} | {ratios(times, 'alone', 'together')} |"
+        f"{ratios(times, 'plain', 'alone')} | {ratios(times, 'alone', 'together')} | "
+        f"{ratios(times, 'alone', 'one core', result['cores'])} |"
         for case, times in result["times_ms"].items()
     ]
     return f"""# How fast finite networks train
@@ -149,18 +152,19 @@ def page(result):
 Written by `make bench-transfer` from [results/transfer_speed.json](results/transfer_speed.json).
 
 A step of SGD with momentum of a ConvNet on ten images. *Plain*: a Flax loop as one would write it, `flax.linen.Conv`,
-`optax.sgd` with a cosine, a jitted step that returns the loss. *Alone*: `kipx.finite`, one network. *Together*:
-{TOGETHER} networks, spread over the cores as `kipx transfer` spreads its seeds and sets; the time is per network. All
-sides in turn; medians, and ratios of each turn's times with the smallest and the largest. Load average of other work
-at the start: {result["load_average_before"]:.1f}.
+`optax.sgd` with a cosine, a jitted step that returns the loss. *Alone*: `kipx.finite`, one network, on all cores and,
+in a column of its own, on one. *Together*: {TOGETHER} networks, spread over the cores as `kipx transfer` spreads its
+seeds and sets; the time is per network. *At most* is what a network on each core would gain if none were in another's
+way. All sides in turn; medians, and ratios of each turn's times with the smallest and the largest.
+Load average of other work at the start: {result["load_average_before"]:.1f}.
 
-| ConvNet | plain, ms | alone, ms | together, ms a network | plain / alone | alone / together |
-|---|--:|--:|--:|--:|--:|
+| ConvNet | plain, ms | alone, ms | on one core | together, ms a network | plain / alone | alone / together | at most |
+|---|--:|--:|--:|--:|--:|--:|--:|
 {chr(10).join(rows)}
 
 A step is one jitted call, and JAX runs ahead of the loop over steps: nothing is read back before the end of a stretch.
-Several networks go one on each core at a time, a thread for each, since a step of a small network is too little work
-for two; where other work keeps the cores busy, as the load average tells, several together are no faster than one.
+Several networks go one on each core at a time, a thread for each. What that gains is what one network alone leaves of
+the cores; where other work keeps them busy, as the load average tells, several together are no faster than one.
 """
 
 
