@@ -93,6 +93,13 @@ def test_every_set_of_a_run_is_listed_and_runs_that_have_not_ended_are_not():
     )
 
 
+def test_one_network_has_one_rate():
+    run = transfer({"distilled": (0.8, [0.7])})
+    run.summary["sets"]["distilled"]["learning_rates"] = [0.1]
+    ((*_, test, _, rate, _),) = table2.listing([run]).rows
+    assert (test, rate) == ("70.0", "0.1")
+
+
 def test_the_command_writes_table_2_and_the_page_of_results_has_it(tmp_path):
     run = transfer({"distilled": (0.8, [0.7, 0.9])})
     folder = tmp_path / "runs" / "one"

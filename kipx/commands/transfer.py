@@ -13,7 +13,7 @@ from kipx.data import check_set
 from kipx.finite import train
 from kipx.kernel.layers import check_images
 from kipx.report import folders
-from kipx.report.tables import mean_and_spread
+from kipx.report.tables import mean_and_spread, span
 
 DISTILLED = "distilled"
 
@@ -182,8 +182,7 @@ def table(folder, summary):
     rows = []
     for name, one in summary["sets"].items():
         reached = f"{mean_and_spread(one['test_accuracies'])}%"
-        low, high = min(one["learning_rates"]), max(one["learning_rates"])
-        rates = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+        rates = span(one["learning_rates"])
         rows.append((name, reached, f"{len(one['test_accuracies'])}", f"{one['chosen_step']}", rates))
     said = summary.get("kernel_test_accuracy")
     kernel = "" if said is None else f"kernel ridge regression from the set: {said:.1%}\n"

@@ -3,7 +3,7 @@
 import collections
 
 from kipx.report import paper
-from kipx.report.tables import Table, mean_and_spread, percent
+from kipx.report.tables import Table, mean_and_spread, percent, span
 from kipx.report.transfers import DISTILLED
 
 COLUMNS = ("KIP to NN", "LS to NN", "natural", "kmeans", "herding")
@@ -76,7 +76,7 @@ def listing(transfers):
             percent(own["validation_accuracy"]),
             mean_and_spread(own["test_accuracies"]),
             str(own["chosen_step"]),
-            f"{min(own['learning_rates']):.3g} to {max(own['learning_rates']):.3g}",
+            span(own["learning_rates"]),
             run.device,
         )
         for run in transfers

@@ -59,6 +59,12 @@ def mean_and_spread(shares):
     return percent(np.mean(shares)) + (f" ± {percent(np.std(shares, ddof=1))}" if len(shares) > 1 else "")
 
 
+def span(numbers):
+    """'0.1 to 0.2' from the smallest to the largest, '0.1' where they are one."""
+    low, high = min(numbers), max(numbers)
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+
+
 def duration(time_s):
     """A time in the unit that suits it."""
     if time_s < 120:
