@@ -10,6 +10,7 @@ import sys
 import sides
 
 from kipx import track
+from kipx.report.tables import mean_and_spread
 
 SEEDS = range(3)
 WIDTHS = (64, 256)
@@ -69,12 +70,8 @@ On real data: [settings](settings.md), [results](results.md).
 
 def _row(side, runs):
     of_networks = ([a for run in runs for a in run[f"width_{width}"]] for width in WIDTHS)
-    cells = (_percent([run["test_accuracy"] for run in runs]), *map(_percent, of_networks))
+    cells = map(mean_and_spread, ([run["test_accuracy"] for run in runs], *of_networks))
     return " | ".join([f"| {side}", f"{statistics.mean(run['rkhs_norm'] for run in runs):.3g}", *cells]) + " |"
-
-
-def _percent(accuracies):
-    return f"{100 * statistics.mean(accuracies):.1f} ± {100 * statistics.stdev(accuracies):.1f}"
 
 
 def main(results, markdown):

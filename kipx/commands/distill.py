@@ -117,7 +117,7 @@ def pose(
     change = augment(data.x_train, batch_size)  # before the fit, which may take a minute: it may refuse
     cost.check_fits(cost.of_data(data.x_train, data.x_test), available.host, "this machine")
     split = posing.preprocessed(data, fit)
-    (x_train, y_train), (x_test, y_test) = split.train, split.test
+    x_train, y_train = split.train
     key_support, key_sampler, key_draws = jax.random.split(jax.random.key(seed), 3)
     images, onehot = posing.start(key_support, draw, split)
     _check_steps(memory_needs(members, optimizer, data, len(images), batch_size), data, available)
@@ -125,7 +125,7 @@ def pose(
     sample = distill.class_balanced_batches(jnp.asarray(x_train), y_train, data.y_train, **changed)
     loss = partial(optimizer.objective, ridge=ridge, rkhs_weight=rkhs_weight, targets=x_train)
     start, step = _steps_of(members, loss, rule, sample)
-    test = sampled.evaluation(members, jnp.asarray(x_test), y_test, ridge=ridge)
+    test = sampled.evaluation(members, *split.test, ridge=ridge)
     natural = _natural(key_draws, draws, len(images) // data.classes, split)
     begun = start(key_sampler, images, onehot)
     return Problem(split, images, onehot, begun, step, evaluate.remembering(test), natural, tested_from)

@@ -4,7 +4,6 @@ import pathlib
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from kipx import artifacts, checks, sampled, track
@@ -88,8 +87,7 @@ def _pose(data, fit, members, draw, seed, ridge):
     split = posing.preprocessed(data, fit)
     key = jax.random.split(jax.random.key(seed), 3)[0]  # distill draws the same images
     images, onehot = posing.start(key, draw, split)
-    x_test, y_test = split.test
-    measure = sampled.evaluation(members, jnp.asarray(x_test), y_test, ridge=ridge, keep=True)
+    measure = sampled.evaluation(members, *split.test, ridge=ridge, keep=True)
     return Problem(split, images, onehot, measure)
 
 

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kipx import support
@@ -13,8 +14,8 @@ class Split(NamedTuple):
 
     data: object  # kipx.data.Dataset
     preprocessing: object  # kipx.preprocess.Preprocessing
-    train: tuple  # (images (n, h, w, c), labels)
-    test: tuple  # likewise
+    train: tuple  # (images (n, h, w, c), labels), on the host
+    test: tuple  # likewise, on the device
 
 
 def check_images(members, data):
@@ -32,7 +33,7 @@ def preprocessed(data, fit):
     preprocessing = fit(data.x_train)
     x_train, x_test = preprocessing.apply(data.x_train), preprocessing.apply(data.x_test)
     y_train, y_test = (support.one_hot(y, data.classes) for y in (data.y_train, data.y_test))
-    return Split(data, preprocessing, (x_train, y_train), (x_test, y_test))
+    return Split(data, preprocessing, (x_train, y_train), (jnp.asarray(x_test), y_test))
 
 
 def start(key, draw, split):

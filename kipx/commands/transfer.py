@@ -75,7 +75,7 @@ def run(
             opened = keep.open_run(kept, start, steps=steps, title="transfer", measured="validation")
             with stop.signals() as caught, opened as keeper:
                 last = training.run(trainer, problem, start, keeper, training.Pace(steps, evaluations, every_s, caught))
-            return _conclude(pathlib.Path(folder), trainer, problem, last, config, _origin(config, posed["distilled"]))
+            return _conclude(kept, trainer, problem, last, _origin(config, posed["distilled"]))
 
 
 def pose(*, distilled, load, baselines, augment, validation, seed):
@@ -129,8 +129,9 @@ def _per_class(n, classes):
     return n // classes
 
 
-def _conclude(folder, trainer, problem, last, config, origin):
+def _conclude(kept, trainer, problem, last, origin):
     """The summary: of each set its networks' accuracy on the test images at the chosen step."""
+    config = kept.config
     images, classes = problem.test
     accuracy = training.accuracy(trainer, last.networks._replace(variables=last.best.variables), images, classes)
     by_set = (_by_set(values, problem) for values in (accuracy, last.networks.rate))
@@ -150,8 +151,8 @@ def _conclude(folder, trainer, problem, last, config, origin):
         "seed": config["seed"],
         "sets": {name: _reached(*of_set) for name, *of_set in found},
     }
-    artifacts.write_json(folder / "summary.json", summary)
-    artifacts.write_manifest(folder, config=config, parents=[config["run"]])
+    artifacts.write_json(kept.folder / "summary.json", summary)
+    artifacts.write_manifest(kept.folder, config=config, parents=[config["run"]])
     return summary
 
 
