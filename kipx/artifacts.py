@@ -20,7 +20,8 @@ from kipx.files import write
 from kipx.preprocess import Preprocessing
 
 SUPPORT, CONFIG, OVERRIDES = "support.npz", "config.yaml", "overrides.yaml"
-METRICS, MANIFEST, JOB, LOCK = "metrics.jsonl", "manifest.json", "job.json", ".lock"
+ENVIRONMENT, RESUMED, METRICS = "environment.json", "resumed.jsonl", "metrics.jsonl"
+MANIFEST, JOB, LOCK = "manifest.json", "job.json", ".lock"
 _PREFIX = "preprocessing_"
 _WHITENING = _PREFIX + "whitening"
 
@@ -209,7 +210,7 @@ def create(folder, *, config, overrides):
             f"{folder}: already holds a run; go on with resume={folder}, or set another hydra.run.dir"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "environment.json", environment())
+    write_json(folder / ENVIRONMENT, environment())
     write(folder / OVERRIDES, yaml.safe_dump(list(overrides)))
     write_config(folder, config)
 

@@ -50,6 +50,8 @@ class Ground:
         assert ended.code == 0, ended.err
         record = {"job": 0, "overrides": ["seed=0"], "code": 0, "message": "", "host": "elsewhere", "pid": 1}
         artifacts.write_json(self.home / "given" / artifacts.JOB, record)
+        row = {"step": 1, "steps_before": 1, "steps": 2, "environment": {"devices": ["cpu"], "cpus": 2}}
+        artifacts.write(self.home / "given" / artifacts.RESUMED, json.dumps(row) + "\n")
 
     def run(self, case):
         """(outcome, what was wrong or what was said) of a case, in a folder of its own."""

@@ -252,6 +252,7 @@ INSIDE = {
     "metrics.jsonl": "step train_loss test_accuracy train_accuracy test_mse step_time_s".split(),
     "job.json": "message code pid host overrides job".split(),
     "environment.json": "devices cpus packages".split(),
+    "resumed.jsonl": "step steps_before steps environment".split(),
     "manifest.json": "files config".split(),
 }
 FILES = (*sorted({*INSIDE} - {"the set's config", "support.npz"}), "overrides.yaml", "wandb.json", "multirun.yaml")

@@ -199,6 +199,24 @@ def test_the_page_has_the_commands_that_repeat_the_runs(tmp_path):
     assert widths == {len(table.columns) + 1}
 
 
+def test_a_run_that_went_on_to_other_steps_is_told_as_it_was(tmp_path):
+    folder = write(tmp_path / "run", [*MNIST, "steps=100"], {0: 0.4, 100: 0.9})
+    card, cores = {"devices": ["H"]}, {"devices": ["cpu"], "cpus": 2}
+    artifacts.write_json(folder / "environment.json", card)
+    rows = [
+        {"step": 7, "environment": card},
+        {"step": 54, "steps_before": 9, "steps": 100, "environment": cores},
+    ]
+    artifacts.write(folder / "resumed.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    (run,), _ = runs.find(tmp_path)
+    first = "kipx distill dataset=mnist labels=learned"
+    assert (run.command, run.device) == (f"{first} steps=9", "1 x H, then 2 cores")
+    (row,) = listing.commands([run]).rows
+    assert row[1] == f"`{first} steps=9`, then `kipx distill resume=<folder> steps=100 # at step 54`"
+    page = (report.write_pages(str(folder))[0]).read_text()
+    assert f"{first} steps=9\nkipx distill resume=&lt;folder&gt; steps=100 # at step 54" in page
+
+
 def test_a_page_in_docs_is_written_where_there_is_such_a_folder(tmp_path, monkeypatch):
     write(tmp_path / "run", MNIST, {0: 0.1, 10: 0.5})
     monkeypatch.chdir(tmp_path)

@@ -101,6 +101,9 @@ def test_a_finished_run_can_go_further(done, kipx):
     assert config["steps"] == 42
     assert config["engine"]["_target_"] == "kipx.engine.dense.build"
     assert config["kernel"]["architecture"]["_target_"] == "kipx.architecture.fc"
+    (row,) = map(json.loads, (done / "run" / "resumed.jsonl").read_text().splitlines())
+    assert (row["step"], row["steps_before"], row["steps"]) == (40, 40, 42)
+    assert row["environment"] == artifacts.environment()
 
 
 @pytest.mark.parametrize(

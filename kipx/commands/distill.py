@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from kipx import (
-    artifacts,
     checkpoints,
     checks,
     cost,
@@ -59,8 +58,7 @@ def run(folder, *, steps, every_s, show, overrides, config, mirrored=track.nowhe
     """
     with keep.alone(folder):
         problem = pose(steps=steps, every_s=every_s, **posed)
-        if overrides is not None and hosts.leads():
-            artifacts.create(folder, config=config, overrides=overrides)
+        keep.begin(folder, config=config, overrides=overrides)
         kept = keep.Run(pathlib.Path(folder), config, every_s, show)
         with stop.resumable("distill", folder):
             if posed["labels"]["init"] == "solved":

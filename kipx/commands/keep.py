@@ -66,6 +66,29 @@ def _held(stack, folder):
         return error
 
 
+def begin(folder, *, config, overrides):
+    """Opens the folder of a new run; that of a run to go on with, whose overrides are None, is there.
+
+    Raises:
+      UserError: the folder already holds a run.
+    """
+    if overrides is not None and hosts.leads():
+        artifacts.create(folder, config=config, overrides=overrides)
+
+
+def note_resumed(run, step):
+    """Adds a row to resumed.jsonl: from what step a run goes on, to how many where that is new, and on what.
+
+    The folder's config.yaml is still that of the sitting before.
+    """
+    before, now = (config.get("steps") for config in (artifacts.read_config(run.folder), run.config))
+    changed = {} if before == now else {"steps_before": before, "steps": now}
+    row = {"step": step, **changed, "environment": artifacts.environment()}
+    path = run.folder / artifacts.RESUMED
+    rows = path.read_bytes() if path.is_file() else b""
+    artifacts.write(path, rows + (json.dumps(row) + "\n").encode())
+
+
 @contextlib.contextmanager
 def open_run(run, start, *, steps, publish=lambda state: None, **seen):
     """Opens the Keeper of a run; in a process that does not lead, of none.
@@ -90,6 +113,8 @@ def open_run(run, start, *, steps, publish=lambda state: None, **seen):
         done = -1 if state is None else state.step
         if done > steps:
             raise checks.UserError(f"steps: expected at least {done}, the steps already done, got {steps}")
+        if state is not None:
+            note_resumed(run, done)
         artifacts.write_config(run.folder, run.config)  # not before the checkpoint has been accepted
         log = track.jsonl(run.folder, after=done)
         for row in track.rows(run.folder):

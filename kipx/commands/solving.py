@@ -68,6 +68,8 @@ def _restore(run, shape, n):
         return None, 0.0
     nothing = np.asarray(0), np.zeros(shape), np.asarray(0.0)
     done, triangles, spent = hosts.of_leader(nothing if found is None else found)
+    if hosts.leads() and done < n:
+        keep.note_resumed(run, 0)
     return label_solve.Sums(int(done), np.asarray(triangles)), float(spent)
 
 

@@ -68,8 +68,7 @@ def run(
         problem = pose(seed=checks.integer("seed", seed, at_least=0), **posed)
         check_images(recipe["network"].architecture, *[problem.x.shape[1:]] * 2)
         start = training.start(trainer, problem, networks, jax.random.key(seed))
-        if overrides is not None:
-            artifacts.create(folder, config=config, overrides=overrides)
+        keep.begin(folder, config=config, overrides=overrides)
         with stop.resumable("transfer", folder), mirrored(folder, config, "transfer") as mirror:
             kept = keep.Run(pathlib.Path(folder), config, every_s, show, mirror)
             opened = keep.open_run(kept, start, steps=steps, title="transfer", measured="validation")

@@ -5,7 +5,7 @@ import pathlib
 import re
 import shlex
 
-from kipx import artifacts, checks, untrusted
+from kipx import artifacts, checks, track, untrusted
 
 DAMAGE = (checks.UserError, OSError, ValueError, TypeError, KeyError, AttributeError)
 _LOCAL = ("hydra.", "dataset.data_dir=", "dataset.raw_dir=", "resume=")  # overrides that say where, not what
@@ -85,9 +85,25 @@ def command(name, overrides):
     return "" if overrides is None else shlex.join(["kipx", name, *overrides])
 
 
+def resumed(path):
+    """The rows of a run folder's resumed.jsonl, one each time that the run went on; [] where it never did."""
+    kept = path / artifacts.RESUMED
+    rows = track.read(kept) if kept.is_file() else []
+    for row in rows:
+        for key in ("step", "steps_before", "steps"):
+            checks.integer(f"{artifacts.RESUMED}: {key}", row.get(key, 0), at_least=0)
+        if not isinstance(row.get("environment", {}), dict):
+            raise checks.UserError(f"{artifacts.RESUMED}: expected an environment, got {str(row['environment'])[:40]}")
+    return rows
+
+
 def device(path):
-    """What a run ran on; '' where that is not known."""
-    found = json_object(path / "environment.json")
+    """What a run ran on, in the order of its sittings; '' where that is not known."""
+    sittings = [json_object(path / artifacts.ENVIRONMENT), *(row.get("environment", {}) for row in resumed(path))]
+    return ", then ".join(dict.fromkeys(filter(None, map(_device, sittings))))
+
+
+def _device(found):
     devices = [str(device) for device in found.get("devices", [])]
     cores = f"{found['cpus']} cores" if set(devices) == {"cpu"} and "cpus" in found else ""
     counted = [f"{len(list(same))} x {device}" for device, same in itertools.groupby(devices)]

@@ -58,7 +58,7 @@ def commands(runs):
 
     Args, Returns: as `build`.
     """
-    typed = [f"`{run.command}`" if run.command else "" for run in runs]  # for Markdown
+    typed = [", then ".join(f"`{line}`" for line in (run.command, *run.later) if line) for run in runs]  # for Markdown
     rows = [
         (run.name, command, str(run.config["seed"]), *_reached(run), run.device)
         for run, command in zip(runs, typed, strict=True)

@@ -25,13 +25,13 @@ def of_run(run):
         title=run.name,
         lead=f"{made}: {run.dataset}, {per_class}, {labels} labels; kernel {run.kernel}, {run.option('preprocess')}",
         facts=_facts(run),
-        command=run.command,
+        command="\n".join([run.command, *run.later]),
         warnings=[*_not_ended(run, made), *warnings],
         frames=sheets,
         figures=figures(run.rows),
         pictures=_analysis(run.path),
         tables=[_evaluations(run.rows)],
-        details=[_config(run), _costs(run), environment(run.path)],
+        details=[_config(run), _costs(run), environment(run.path), *_resumed(run.path)],
         links=_links(run.path),
     )
 
@@ -54,7 +54,7 @@ def of_transfer(run):
         warnings=_not_ended(run, "kipx transfer"),
         figures=figures(run.rows, run.loss.replace("_", " ")),
         tables=[listing.of_transfers([run])],
-        details=[_config(run), environment(run.path)],
+        details=[_config(run), environment(run.path), *_resumed(run.path)],
         links=_links(run.path),
     )
 
@@ -73,10 +73,16 @@ def figures(rows, loss="half mean squared error"):
 def environment(path):
     """What a run ran on, as a Table; empty where that is not known."""
     try:
-        found = folders.json_object(path / "environment.json")
+        found = folders.json_object(path / artifacts.ENVIRONMENT)
     except folders.DAMAGE:
         found = {}
     return Table("Environment", ("", ""), [(key, _said(value)) for key, value in found.items()])
+
+
+def _resumed(path):
+    """[Table] of the steps at which a run went on, and on what; [] of one that never did."""
+    rows = [(str(row["step"]), _said(row.get("environment", {}))) for row in folders.resumed(path)]
+    return [Table("Resumed", (">at step", "environment"), rows)] if rows else []
 
 
 def _facts(run):
