@@ -263,6 +263,7 @@ def test_distill_interrupted_while_it_solves_goes_on(distilled, monkeypatch):
     distilled("run", resume=True)
     whole, run = (numbers(distilled.folder / name) for name in ("whole", "run"))
     assert whole == run
+    assert [row["step"] for row in track.read(distilled.folder / "run" / "resumed.jsonl")] == [0]
 
 
 def test_a_solve_under_the_evaluation_s_ridge_is_consistent(solve):
