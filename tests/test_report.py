@@ -212,9 +212,9 @@ def test_a_run_that_went_on_to_other_steps_is_told_as_it_was(tmp_path):
     first = "kipx distill dataset=mnist labels=learned"
     assert (run.command, run.device) == (f"{first} steps=9", "1 x H, then 2 cores")
     (row,) = listing.commands([run]).rows
-    assert row[1] == f"`{first} steps=9`, then `kipx distill resume=<folder> steps=100 # at step 54`"
+    assert row[1] == f"`{first} steps=9`, then `kipx distill resume=FOLDER steps=100 # at step 54`"
     page = (report.write_pages(str(folder))[0]).read_text()
-    assert f"{first} steps=9\nkipx distill resume=&lt;folder&gt; steps=100 # at step 54" in page
+    assert f"{first} steps=9\nkipx distill resume=FOLDER steps=100 # at step 54" in page
 
 
 def test_a_page_in_docs_is_written_where_there_is_such_a_folder(tmp_path, monkeypatch):

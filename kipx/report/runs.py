@@ -142,5 +142,5 @@ def _commands(path, config):
     changes = [row for row in folders.resumed(path) if "steps" in row]
     first = changes[0]["steps_before"] if changes else config["steps"]
     overrides = [o for o in overrides if not o.startswith("steps=")] + [f"steps={first}"]
-    later = [f"kipx distill resume=<folder> steps={row['steps']} # at step {row['step']}" for row in changes]
+    later = [f"kipx distill resume=FOLDER steps={row['steps']} # at step {row['step']}" for row in changes]
     return [folders.command("distill", overrides), *later]
