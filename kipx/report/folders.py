@@ -97,9 +97,9 @@ def resumed(path):
     return rows
 
 
-def device(path):
-    """What a run ran on, in the order of its sittings; '' where that is not known."""
-    sittings = [json_object(path / artifacts.ENVIRONMENT), *(row.get("environment", {}) for row in resumed(path))]
+def device(path, resumed):
+    """What a run ran on at first and, by its rows of resumed.jsonl, later; '' where that is not known."""
+    sittings = [json_object(path / artifacts.ENVIRONMENT), *(row.get("environment", {}) for row in resumed)]
     return ", then ".join(dict.fromkeys(filter(None, map(_device, sittings))))
 
 

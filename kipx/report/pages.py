@@ -31,7 +31,7 @@ def of_run(run):
         figures=figures(run.rows),
         pictures=_analysis(run.path),
         tables=[_evaluations(run.rows)],
-        details=[_config(run), _costs(run), environment(run.path), *_resumed(run.path)],
+        details=[_config(run), _costs(run), environment(run.path), *_resumed(run)],
         links=_links(run.path),
     )
 
@@ -54,7 +54,7 @@ def of_transfer(run):
         warnings=_not_ended(run, "kipx transfer"),
         figures=figures(run.rows, run.loss.replace("_", " ")),
         tables=[listing.of_transfers([run])],
-        details=[_config(run), environment(run.path), *_resumed(run.path)],
+        details=[_config(run), environment(run.path), *_resumed(run)],
         links=_links(run.path),
     )
 
@@ -79,9 +79,9 @@ def environment(path):
     return Table("Environment", ("", ""), [(key, _said(value)) for key, value in found.items()])
 
 
-def _resumed(path):
+def _resumed(run):
     """[Table] of the steps at which a run went on, and on what; [] of one that never did."""
-    rows = [(str(row["step"]), _said(row.get("environment", {}))) for row in folders.resumed(path)]
+    rows = [(str(row["step"]), _said(row.get("environment", {}))) for row in run.resumed]
     return [Table("Resumed", (">at step", "environment"), rows)] if rows else []
 
 

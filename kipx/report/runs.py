@@ -16,9 +16,9 @@ class Run(NamedTuple):
       rows: of metrics.jsonl.
       summary: of summary.json; {} where the run has not ended.
       command: that starts it, as typed but for local paths.
-      later: commands that it went on with to other steps, each of which ends in a comment, '# at step 100'.
       device: what it ran on; '' where that is not known.
       path: its folder.
+      resumed: of resumed.jsonl.
     """
 
     name: str
@@ -26,9 +26,15 @@ class Run(NamedTuple):
     rows: list
     summary: dict
     command: str
-    later: list
     device: str
     path: pathlib.Path
+    resumed: list
+
+    @property
+    def later(self):
+        """Commands that it went on with to other steps, each of which ends in a comment, '# at step 100'."""
+        changes = [row for row in self.resumed if self.command and "steps" in row]
+        return [f"kipx distill resume=FOLDER steps={row['steps']} # at step {row['step']}" for row in changes]
 
     @property
     def labels_solved(self):
@@ -113,8 +119,9 @@ def _read(path, name):
     metrics = path / artifacts.METRICS
     rows = [_checked(row, artifacts.METRICS) for row in track.read(metrics)] if metrics.is_file() else []
     summary = _checked({"step": 0, **folders.json_object(path / "summary.json")}, "summary.json")
-    command, *later = _commands(path, config)
-    run = Run(name, config, rows, summary, command, later, folders.device(path), path)
+    resumed = folders.resumed(path)
+    command = _command(path, config, resumed)
+    run = Run(name, config, rows, summary, command, folders.device(path, resumed), path, resumed)
     checks.integer("seed", config["seed"], at_least=0)
     checks.integer("steps", run.steps, at_least=0)
     checks.integer("support.per_class", run.per_class, at_least=1)
@@ -134,13 +141,10 @@ def _checked(row, file):
     return row
 
 
-def _commands(path, config):
-    """What to type to repeat the run: first, and each time that it went on to other steps."""
+def _command(path, config, resumed):
+    """What to type to repeat the run, with the steps that it was given at first."""
     overrides = folders.typed(path)
-    if overrides is None or "steps" not in config:
-        return [folders.command("label-solve", overrides)]
-    changes = [row for row in folders.resumed(path) if "steps" in row]
-    first = changes[0]["steps_before"] if changes else config["steps"]
-    overrides = [o for o in overrides if not o.startswith("steps=")] + [f"steps={first}"]
-    later = [f"kipx distill resume=FOLDER steps={row['steps']} # at step {row['step']}" for row in changes]
-    return [folders.command("distill", overrides), *later]
+    if overrides is not None and "steps" in config:
+        first = next((row["steps_before"] for row in resumed if "steps" in row), config["steps"])
+        overrides = [o for o in overrides if not o.startswith("steps=")] + [f"steps={first}"]
+    return folders.command("distill" if "steps" in config else "label-solve", overrides)

@@ -21,6 +21,7 @@ class Transfer(NamedTuple):
       device: what it ran on; '' where that is not known.
       message: of a job of a sweep, why it has not ended; '' where nothing is said.
       path: its folder.
+      resumed: of resumed.jsonl.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Transfer(NamedTuple):
     device: str
     message: str = ""
     path: pathlib.Path = pathlib.Path()
+    resumed: list = ()
 
     @property
     def finished(self):
@@ -96,8 +98,9 @@ def _read(path, name):
         return None
     summary, metrics = folders.json_object(path / "summary.json"), path / artifacts.METRICS
     rows = track.read(metrics) if metrics.is_file() else []
-    command = folders.command("transfer", folders.typed(path))
-    run = Transfer(name, config, _checked(summary), rows, command, folders.device(path), _message(path), path)
+    command, resumed = folders.command("transfer", folders.typed(path)), folders.resumed(path)
+    device = folders.device(path, resumed)
+    run = Transfer(name, config, _checked(summary), rows, command, device, _message(path), path, resumed)
     checks.integer("network.width", run.width, at_least=1)
     if not all(isinstance(text, str) for text in (config["run"], run.loss, run.dataset, summary.get("network", ""))):
         raise checks.UserError(f"{artifacts.CONFIG} names no run, loss or data set")
