@@ -110,6 +110,17 @@ def test_a_run_says_once_that_float32_limits_it(dtype, said, twins, tmp_path, ca
     assert (max(row["rounding_error"] for row in rows) > track.DOUBTFUL) is bool(said)
 
 
+@pytest.mark.parametrize("draws", [1, 2])
+def test_the_spread_of_draws_is_the_sample_standard_deviation(draws, tiny_npz, tmp_path):
+    small = (f"dataset.path={tiny_npz}", "target.batch_size=20", f"baseline.draws={draws}", "steps=0")
+    summary = run(tmp_path / "run", *small)
+    mean, spread = summary["natural_test_accuracy_mean"], summary["natural_test_accuracy_std"]
+    half_apart = spread / np.sqrt(2)  # of two numbers
+    right = 30 * (mean + half_apart)  # of 30 test images
+    assert (half_apart > 0) == (draws == 2)
+    assert right == pytest.approx(round(right))
+
+
 @pytest.mark.parametrize("diverging", [["learning_rate=1e30"], ["learning_rate=1e-3", "labels.learning_rate=1e308"]])
 def test_a_run_that_diverges_keeps_its_last_good_state(diverging, tiny_npz, tmp_path):
     small = (f"dataset.path={tiny_npz}", "target.batch_size=20", "baseline.draws=0", "checkpoint.tested_from=5")

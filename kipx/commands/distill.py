@@ -236,7 +236,7 @@ def _conclude(kept, problem, state):
     if drawn:
         summary["natural_draws"] = len(drawn)
         summary["natural_test_accuracy_mean"] = float(np.mean(drawn))
-        summary["natural_test_accuracy_std"] = float(np.std(drawn))
+        summary["natural_test_accuracy_std"] = float(np.std(drawn, ddof=1)) if len(drawn) > 1 else 0.0
     if hosts.leads():
         write_results(kept, problem, state, summary)
     return summary
