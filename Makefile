@@ -1,7 +1,7 @@
 # make demo and make test do all the set-up, on a machine with git, make and Python >= 3.11.
 .PHONY: demo test test-slow test-fuzz test-faults test-install test-lowest test-newest lint lock agreement \
-	accuracy bench bench-engines bench-networks bench-optimizers bench-plan bench-transfer determinism soak figures \
-	reports docs clean
+	accuracy bench bench-engines bench-networks bench-optimizers bench-plan bench-transfer determinism repeat soak \
+	figures reports docs clean
 
 VENV := .venv
 # what the tests of a file share is compiled once
@@ -76,6 +76,10 @@ determinism: $(VENV)/installed
 # 2,000 steps of the demo, stopped and resumed every 100: memory, files, processes
 soak: $(VENV)/installed
 	$(BIN)/python benchmarks/soak.py docs/results/soak.json docs/reliability.md
+
+# the commands of docs/results.md, their first steps, and the published sets, measured again; goes on where it was stopped
+repeat: $(VENV)/installed
+	$(BIN)/python benchmarks/repeat.py docs/results/repeated.jsonl docs/repeated.md
 
 # Figures 1 to 4 of the paper on digits; goes on where it was stopped
 figures: $(VENV)/installed

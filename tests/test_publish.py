@@ -1,11 +1,13 @@
-"""What is published of a run: all that its numbers rest on, and what it takes to go on with it."""
+"""What is published of a run: all that its numbers rest on, what it takes to go on with it, and to repeat it."""
 
 import json
 
 import publish
+import pytest
+import repeat
 
-from kipx import artifacts
-from kipx.report import transfers
+from kipx import artifacts, track
+from kipx.report import runs, transfers
 
 
 def test_a_run_of_transfer_is_published_without_its_networks(transfer, distilled, tmp_path):
@@ -26,3 +28,23 @@ def test_a_run_of_distill_is_published_with_its_last_checkpoint(distilled, tmp_p
     assert [path.name for path in (tmp_path / "kept" / "checkpoints").iterdir()] == ["2"]
     before, after = (artifacts.load(folder, step=2) for folder in (distilled, tmp_path / "kept"))
     assert (before.images == after.images).all()
+
+
+def test_a_published_command_is_typed_anew_for_its_first_steps(tmp_path):
+    command = "kipx distill kernel=fc steps=2000 target.batch_size=50"
+    run = runs.Run("one", {}, [], {}, command, "", tmp_path, [])
+    for name in ("then", "now"):
+        repeat.begin(run, tmp_path / name)
+    then, now = ([row.get("train_loss") for row in track.rows(tmp_path / name)][:6] for name in ("then", "now"))
+    assert then == now
+    assert len(track.rows(tmp_path / "now")) < 2000
+    configs = [artifacts.read_config(tmp_path / name) for name in ("then", "now")]
+    assert repeat.changed(*configs) == []
+    configs[0]["ridge"], configs[1]["target"]["batch_size"] = 1.0, 51
+    assert repeat.changed(*configs) == ["ridge", "target.batch_size"]
+
+
+def test_a_command_that_fails_ends_the_repeating(tmp_path):
+    run = runs.Run("one", {}, [], {}, "kipx distill seed=-1", "", tmp_path, [])
+    with pytest.raises(SystemExit, match=r"exit code 2: .*seed: expected"):
+        repeat.begin(run, tmp_path / "run")
