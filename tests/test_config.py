@@ -1,6 +1,7 @@
 """Every YAML composes, builds and distils; what no YAML holds is refused."""
 
 import functools
+import itertools
 import operator
 import pathlib
 import re
@@ -149,6 +150,26 @@ def test_every_sweep_composes_and_sweeps_over_keys_that_exist(path):
         assert (tiny["trainer"] if command == "transfer" else tiny)["steps"] <= 20, "debug wins"
     for key in yaml.safe_load(text)["hydra"]["sweeper"]["params"]:
         assert OmegaConf.select(resolved(command), key, default="absent") != "absent", key
+
+
+def beside(path):
+    """The other commands that a sweep's header names, each once with every combination of their values."""
+    for command, typed in re.findall(r"^#(?: .*:)? +kipx (\S+) -m ((?!\+).*)$", path.read_text(), re.MULTILINE):
+        keys, values = zip(*(override.split("=") for override in typed.split()), strict=True)
+        for chosen in itertools.product(*(value.split(",") for value in values)):
+            yield command, app.without_plus(command, list(map("=".join, zip(keys, chosen, strict=True))))
+
+
+@pytest.mark.parametrize("path", [path for path in SWEEPS if path.parent.name in ("augment_rate", "table1")], ids=named)
+def test_the_other_commands_of_a_sweeps_header_compose(path):
+    commands = list(beside(path))
+    assert commands
+    for command, overrides in commands:
+        schema, build = SWEPT[command]
+        values = config.plain(resolved(command, *overrides), schema)
+        build(values)
+        if "optimizer" in values:
+            assert values["optimizer"]["learning_rate"] == 1.0, "of Gauss-Newton, not of another optimizer"
 
 
 @pytest.mark.parametrize("option", contract.GROUPS["form"])
