@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import types
 from functools import partial
 
 import contract
@@ -120,6 +121,14 @@ def numbers(folder):
     """All that a run leaves but for times."""
     rows = [{k: v for k, v in row.items() if k != "step_time_s"} for row in track.read(folder / "metrics.jsonl")]
     return (folder / "support.npz").read_bytes(), rows
+
+
+def test_a_process_that_does_not_lead_goes_on_without_the_first_row(solve, monkeypatch):
+    solve("run")
+    before = numbers(solve.folder / "run")
+    monkeypatch.setattr(command, "hosts", types.SimpleNamespace(leads=lambda: False, any_of=lambda flag: True))
+    assert solve("run", resume=True) == {}
+    assert numbers(solve.folder / "run") == before
 
 
 def broken_engine(calls, act):

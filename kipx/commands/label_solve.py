@@ -74,7 +74,8 @@ def _solve(kept, problem, members, form, **how):
     if hosts.leads():
         artifacts.write_config(kept.folder, kept.config)  # of a run that goes on the engine may be another
     before = _before(kept.folder, problem)
-    kept.mirror.log({"step": 0, **before})
+    if hosts.leads():
+        kept.mirror.log({"step": 0, **before})
     solution, time_s = solving.solve(kept, members, form, problem.images, problem.split.train, **how)
     after = {"train_loss": solution.train_loss, **problem.evaluate(problem.images, solution.labels)}
     track.rounding_watch()(after)
@@ -91,7 +92,7 @@ def _pose(data, fit, members, draw, seed, ridge):
 
 
 def _before(folder, problem):
-    """Row 0 of the metrics, the one-hot labels'; measured once, though a run be resumed. The leading process's."""
+    """Row 0 of the metrics, the one-hot labels', measured once; of a resumed run the leading process alone has it."""
     rows = track.rows(folder) if hosts.leads() else []
     whole = [row for row in rows if all(isinstance(row.get(key), float) for key in ("test_accuracy", "test_mse"))]
     known = next((row for row in whole if row["step"] == 0), None)
