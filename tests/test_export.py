@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from kipx import artifacts, checks, formats, preprocess
-from kipx.commands import export
+from kipx.commands import evaluate, export
 from kipx.formats import pt, torch
 
 RNG = np.random.default_rng(0)
@@ -201,6 +201,15 @@ def test_the_card_says_what_it_is(form, tmp_path):
     assert "test accuracy: not measured" in card
     assert "whitening`" in card
     assert "@ whitening" not in card
+
+
+def test_the_card_is_silent_about_a_run_that_goes_on_after_its_end(run):
+    (run / "summary.json").write_text(json.dumps({"steps": 100, "test_accuracy": 0.6471}))
+    for steps, said in ((100, "64.7%"), (5000, "test accuracy: not measured")):
+        artifacts.write_config(run, {**config(), "steps": steps})
+        export.run(run, format="npz", out=None)
+        assert said in (run / "export" / "npz" / "README.md").read_text()
+    assert not [row for row in evaluate.table({"test_accuracy": 0.1, "test_mse": 0.1}, run)[1] if "said" in row[0]]
 
 
 def test_an_export_again_has_the_same_bytes_and_overwrites_nothing_of_others(run, tmp_path):

@@ -49,6 +49,6 @@ def table(result, run):
     for name in (key.removeprefix(NORM) for key in result if key.startswith(NORM)):
         rows.append((f"squared RKHS norm{name.replace('_', ' under ', 1)}", f"{result[NORM + name]:.3g}"))
     with contextlib.suppress(*folders.DAMAGE):  # what it says is no part of what was measured
-        said = folders.json_object(pathlib.Path(run) / "summary.json")["test_accuracy"]
+        said = folders.summary(pathlib.Path(run))["test_accuracy"]
         rows.append(("the run said", f"{checks.share('test_accuracy', said):.1%}"))
     return "kernel ridge regression from the distilled set", rows, f"run: {run}"

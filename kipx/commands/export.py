@@ -5,6 +5,7 @@ import pathlib
 
 from kipx import artifacts, checks, untrusted
 from kipx.formats import card, hf, npz, safetensors, torch
+from kipx.report import folders
 
 FORMATS = {"npz": npz.files, "torch": torch.files, "safetensors": safetensors.files, "hf": hf.files}
 SAID = {  # of a run's summary, in the words of the card
@@ -77,14 +78,13 @@ def _anywhere(config):
 
 
 def _accuracy(folder):
-    """{what: share} that the run measured, {} if it has not ended."""
-    path = folder / "summary.json"
+    """{what: share} that the run measured at its end."""
     try:
-        summary = untrusted.from_json(path.read_bytes()) if path.is_file() else {}
-        found = {key: summary.get(key) for key in SAID}
-    except (ValueError, AttributeError) as error:
+        found = folders.summary(folder)
+    except folders.DAMAGE as error:
+        path = folder / "summary.json"
         raise checks.UserError(f"{path}: is torn or no summary; take it from a backup, or remove it") from error
-    return {SAID[key]: value for key, value in found.items() if isinstance(value, int | float)}
+    return {SAID[key]: found[key] for key in SAID if isinstance(found.get(key), int | float)}
 
 
 def _write(folder, files, manifest):

@@ -204,7 +204,7 @@ def _origin(config, distilled):
 
 
 def _said_by_the_kernel(run, step):
-    """The test accuracy that the run itself measured, of its last set or at a step; nothing if it is no run."""
+    """The test accuracy that the run itself measured, last of all or at a step; nothing if it is no run."""
     said = [r["test_accuracy"] for r in track.rows(run) if "test_accuracy" in r and step in (None, r["step"])]
     said = [share for share in said if isinstance(share, float) and 0 <= share <= 1]
     return {"kernel_test_accuracy": said[-1]} if said else {}

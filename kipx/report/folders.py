@@ -70,6 +70,13 @@ def json_object(path):
     return value
 
 
+def summary(path):
+    """What a run says of its end; {} where it has not ended, or goes on to further steps."""
+    found, kept = json_object(path / "summary.json"), path / artifacts.CONFIG
+    steps = artifacts.read_config(path).get("steps", 0) if kept.is_file() else 0
+    return found if found.get("steps", steps) >= steps else {}
+
+
 def typed(path):
     """The overrides that a run was started with, without those that say where things lie; None if that is not known."""
     kept = path / artifacts.OVERRIDES
