@@ -100,12 +100,45 @@ def test_one_network_has_one_rate():
     assert (test, rate) == ("70.0", "0.1")
 
 
-def test_the_command_writes_table_2_and_the_page_of_results_has_it(tmp_path):
-    run = transfer({"distilled": (0.8, [0.7, 0.9])})
-    folder = tmp_path / "runs" / "one"
+def put(folder, run):
+    """The run's folder, as kipx transfer leaves it."""
     config = {**run.config, "trainer": {"loss": "mse"}, "networks": 2, "seed": 0}
     artifacts.create(folder, config=config, overrides=["run=x"])
     artifacts.write_json(folder / "summary.json", run.summary)
+
+
+@pytest.mark.parametrize("table", ["runs", "table1", "table2"])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ({"classes": None}, "classes"),
+        ({"classes": 0}, "classes: expected an integer >= 1, got 0"),
+        ({"images": "ten"}, "images"),
+        ({"chosen_step": None}, "chosen_step"),
+        ({"learning_rates": []}, "empty"),
+        ({"validation_accuracy": None}, "validation_accuracy"),
+        ({"test_accuracy": 7.0}, "distilled: accuracy: expected"),
+    ],
+)
+def test_a_damaged_run_is_named_in_every_table_and_page(damage, said, table, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run, bad = (transfer({"distilled": (0.8, [0.7, 0.9])}) for _ in range(2))
+    for key, value in damage.items():
+        part = bad.summary if key in bad.summary else bad.summary["sets"]["distilled"]
+        part.update({key: value}) if value is not None else part.pop(key)
+    put(tmp_path / "runs" / "good", run)
+    put(tmp_path / "runs" / "bad", bad)
+    _, troubles, _ = report.run(str(tmp_path / "runs"), table=table, out=None)
+    (trouble,) = troubles
+    assert trouble.startswith("bad: left out, no run that can be read (")
+    assert said in trouble
+    page, more = report.write_pages(str(tmp_path / "runs"))
+    assert not more
+    assert "bad: left out" in page.read_text()
+
+
+def test_the_command_writes_table_2_and_the_page_of_results_has_it(tmp_path):
+    put(tmp_path / "runs" / "one", transfer({"distilled": (0.8, [0.7, 0.9])}))
     table, troubles, _ = report.run(str(tmp_path / "runs"), table="table2", out=str(tmp_path / "page.md"))
     assert not troubles
     assert table.title.startswith("Table 2")

@@ -49,8 +49,8 @@ def run(run, *, table, out):
         return _figure(run, table, out)
     if table == "table2":
         return _table2(run, table, out)
-    found, troubles = runs.find(run)
-    trained = transfers.find(run)[0] if table in ("runs", "table1") else []
+    found, trained, troubles = _both(run)
+    trained = trained if table in ("runs", "table1") else []
     jobs = sweeps.read(run) if table == "runs" else []
     if not found and not trained and not jobs:
         raise checks.UserError("; ".join([f"run: expected at least one run in {run}, got none", *troubles]))
@@ -113,12 +113,18 @@ def _given(**where):
 def _found(run):
     """(folder, () -> its Page, [(run in it, run -> its Page)])."""
     folder = pathlib.Path(run)
-    (found, damaged), trained = runs.find(folder), transfers.find(folder)[0]
+    found, trained, damaged = _both(folder)
     both = [*((one, pages.of_run) for one in found), *((one, pages.of_transfer) for one in trained)]
     for one, make in both:
         if one.path == folder:
             return folder, partial(make, one), [(one, make)]
     return folder, lambda: overview.build(folder, found, trained, damaged, _hrefs(folder, both)), both
+
+
+def _both(folder):
+    """(runs of distill and label-solve, runs of transfer, messages of folders that are neither)."""
+    (found, troubles), (trained, more) = runs.find(folder), transfers.find(folder)
+    return found, trained, list(dict.fromkeys([*troubles, *more]))
 
 
 def _undone(jobs):

@@ -120,10 +120,13 @@ def _checked(summary):
     for name, one in summary.get("sets", {}).items():
         if not one["test_accuracies"]:
             raise checks.UserError(f"summary.json: {name} has no networks")
-        for share in (one["test_accuracy"], *one["test_accuracies"]):
-            checks.share(f"summary.json: {name}: test accuracy", share)
+        for share in (one["validation_accuracy"], one["test_accuracy"], *one["test_accuracies"]):
+            checks.share(f"summary.json: {name}: accuracy", share)
+        for rate in (one["chosen_step"], min(one["learning_rates"]), max(one["learning_rates"])):
+            checks.not_negative(f"summary.json: {name}: chosen step or learning rate", rate)
     if "sets" in summary:
-        checks.integer("summary.json: images", summary["images"], at_least=1)
+        for count in ("images", "classes"):
+            checks.integer(f"summary.json: {count}", summary[count], at_least=1)
         checks.share("summary.json: kernel_test_accuracy", summary.get("kernel_test_accuracy", 0))
         _ = summary["network"], summary["preprocessing"]
     return summary
