@@ -270,15 +270,16 @@ def _each_kind(others, own, engine):
     """[kipx.analysis.subject.Kernel] of every section, each as NTK and as NNGP; of equal ones the set's own stays."""
     members = own.get("members", {})
     mine = {f"kernel.members.{name}": section for name, section in members.items()} or {"kernel": own}
-    found = {}
-    for path, section in {**{f"kernels.{name}": section for name, section in others.items()}, **mine}.items():
+    named, found = {}, {}
+    for path, section in {**mine, **{f"kernels.{name}": section for name, section in others.items()}}.items():
         checks.one_of(f"{path}.kind", section["kind"], KINDS)
-        name = folders.architecture(section["architecture"])
+        layers, name = repr(build(section["architecture"], path)), folders.architecture(section["architecture"])
+        name = name if named.setdefault(name, layers) == layers else f"{name} ({path.rpartition('.')[2]})"
         for kind in KINDS:
-            kernel_fn = kernel({**{key: section[key] for key in _KERNEL}, "kind": kind}, path)
             is_own = path in mine and kind == section["kind"]
-            if (name, kind) not in found or is_own:
-                found[name, kind] = Kernel(name, kind, is_own, build(engine, "engine", kernel_fn=kernel_fn))
+            if (layers, kind) not in found or is_own:
+                kernel_fn = kernel({**{key: section[key] for key in _KERNEL}, "kind": kind}, path)
+                found[layers, kind] = Kernel(name, kind, is_own, build(engine, "engine", kernel_fn=kernel_fn))
     return list(found.values())
 
 

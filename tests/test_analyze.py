@@ -14,7 +14,9 @@ from test_config import composed
 
 from kipx import arguments, checks, config, manifest, merged
 from kipx.analysis import dimension, images, labels, spectrum, subject
+from kipx.architecture import fc
 from kipx.commands import analyze
+from kipx.kernel import neural_tangents
 
 SMALL = ["debug=tiny", "kernels.convnet.depth=1", "~kernels.convvec8"]
 
@@ -168,6 +170,14 @@ def test_a_set_alone_is_asked_what_it_can_answer(kipx, run):
     assert err.startswith("kipx: question: this one compares with what the set began as, and needs the checkpoint")
 
 
+def test_a_set_that_has_not_learned_has_nothing_to_stay_ahead_with(kipx, run):
+    for step in (path for path in (run / "checkpoints").iterdir() if path.name != "0"):
+        shutil.rmtree(step)
+    code, out, err = kipx("analyze", f"run={run}", "question=robustness", *SMALL)
+    assert (code, out) == (2, "")
+    assert err == "kipx: question: robustness needs a checkpoint after step 0; give a run that has learned\n"
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -235,3 +245,15 @@ def test_kernels_are_measured_once_as_both_kinds_and_the_sets_own_are_marked(dis
     assert sorted((kernel.name, kernel.kind) for kernel in found) == sorted(
         (name, kind) for name in names for kind in ("ntk", "nngp")
     )
+
+
+def test_kernels_of_one_name_and_other_parameters_are_all_measured():
+    saved = OmegaConf.to_container(composed("kernel=fc", "kernel.architecture.w_std=2"), resolve=True)
+    more = ["+kernel@kernels.plain=fc", "+kernel@kernels.wide=fc", "kernels.wide.architecture.w_std=3"]
+    values = config.plain(merged.with_run(composed("run=x", *more, command="analyze"), saved), arguments.ANALYZE)
+    found = {(kernel.name, kernel.kind): kernel for kernel in arguments.analyze(values)["kernels"]}
+    x = np.random.default_rng(0).normal(size=(2, 2, 2, 1))
+    for name, w_std in {"fc depth 1": 2.0, "fc depth 1 (plain)": 2**0.5, "fc depth 1 (wide)": 3.0}.items():
+        expected = neural_tangents.build(fc(depth=1, w_std=w_std), "nngp", "float64")(x)
+        np.testing.assert_allclose(found[name, "nngp"].engine.gram(x), expected, rtol=1e-5)
+        assert found[name, "ntk"].own is (name == "fc depth 1")

@@ -1,5 +1,6 @@
 """Does the set stay ahead of the images that it began as when hyperparameters change? KRR's in place of networks'."""
 
+from kipx import checks
 from kipx.analysis.subject import accuracy, start
 from kipx.report import charts
 from kipx.report.pictures import spread
@@ -17,12 +18,14 @@ def answer(subject):
     Returns:
       (kipx.report.tables.Table, PNG as bytes).
     Raises:
-      UserError: there is no checkpoint of step 0.
+      UserError: there is no checkpoint of step 0, or none after it.
     Source: paper Figure 4, with kernel and ridge for its networks' rate, loss and the like; the figure itself is
       `kipx transfer -m +figure=4`.
     """
     start(subject)
     later = [step for step in subject.steps if step]
+    if not later:
+        raise checks.UserError("question: robustness needs a checkpoint after step 0; give a run that has learned")
     steps = [0, *(later[i] for i in spread(len(later), CHECKPOINTS))]
     found = {
         (kernel, ridge): [accuracy(subject, kernel, subject.at(step), ridge=ridge) for step in steps]
