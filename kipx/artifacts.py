@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import io
 import json
-import os
 import pathlib
 import platform
 import subprocess
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
-from kipx import checks, untrusted
+from kipx import checks, machine, untrusted
 from kipx.files import write
 from kipx.preprocess import Preprocessing
 
@@ -260,7 +259,7 @@ def environment():
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpus": os.cpu_count(),
+        "cpus": machine.cores(),
         "devices": [device.device_kind for device in jax.devices()],
         "packages": {name: _version(name) for name in packages},
         "git_commit": _git_commit(),

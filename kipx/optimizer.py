@@ -73,7 +73,7 @@ def gauss_newton(
       learning_rate: in (0, 1], the part of a step that is taken.
       schedule: of the learning rate, as `adam`.
       damping: > 0, relative to the mean curvature, at the first step; see `kipx.gauss_newton.step`.
-      last_damping: > 0, at the last step; in between it changes by equal factors.
+      last_damping: > 0, where it has come to after the last step, by equal factors from step to step.
       largest_change: > 0, root mean square of the images' change in one step, in units of preprocessed pixels; a
         larger one is scaled down, labels with it.
     Returns:

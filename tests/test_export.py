@@ -36,7 +36,13 @@ ARCHITECTURE = {
 def config(name="cifar10"):
     load = {"_target_": "kipx.data.published.load", "name": name, "data_dir": "/home/somebody/data"}
     return {
-        "dataset": {"load": load, "pools": 3, "path": None, "data_dir": "/home/somebody/data", "raw_dir": None},
+        "dataset": {
+            "load": load,
+            "pools": 3,
+            "path": "/home/somebody/mine.npz",
+            "data_dir": "/home/somebody/data",
+            "raw_dir": None,
+        },
         "kernel": {"architecture": ARCHITECTURE, "depth": 3, "kind": "ntk", "dtype": "float32", "backend": "kipx"},
         "ridge": 1e-6,
         "seed": 7,

@@ -61,9 +61,9 @@ def _too_few(count):
 
 
 def _table(learned, natural, n):
-    mean, spread = np.mean(natural), np.std(natural, ddof=1) if len(natural) > 1 else 0
+    spread = f" ± {np.std(natural, ddof=1):.1f}" if len(natural) > 1 else ""
     rows = [("learned" if step is None else f"learned, step {step}", f"{value:.1f}") for step, value in learned]
-    rows.append((f"natural, {len(natural)} draws", f"{mean:.1f} ± {spread:.1f}"))
+    rows.append((f"natural, {len(natural)} draws", f"{np.mean(natural):.1f}{spread}"))
     notes = [f"Two-NN, of {n} images as the kernel sees them; ± is the standard deviation over draws."]
     if n < 100:
         notes.append(f"{n} images are few: the paper's Figure 7 is of 500. Trust differences larger than the ±.")

@@ -4,7 +4,7 @@ import numpy as np
 
 from kipx.analysis.subject import accuracy
 from kipx.report import charts
-from kipx.report.tables import Table, percent
+from kipx.report.tables import Table, mean_and_spread, percent
 
 
 def answer(subject):
@@ -36,7 +36,7 @@ def _table(found, subject):
             kernel.kind,
             "yes" if kernel.own else "",
             percent(learned),
-            f"{percent(np.mean(natural))} ± {percent(np.std(natural, ddof=1) if len(natural) > 1 else 0)}",
+            mean_and_spread(natural),
             f"{100 * (learned - np.mean(natural)):+.1f}",
         )
         for kernel, learned, natural in found

@@ -236,7 +236,8 @@ def _conclude(kept, problem, state):
     if drawn:
         summary["natural_draws"] = len(drawn)
         summary["natural_test_accuracy_mean"] = float(np.mean(drawn))
-        summary["natural_test_accuracy_std"] = float(np.std(drawn, ddof=1)) if len(drawn) > 1 else 0.0
+    if len(drawn) > 1:
+        summary["natural_test_accuracy_std"] = float(np.std(drawn, ddof=1))
     if hosts.leads():
         write_results(kept, problem, state, summary)
     return summary
@@ -263,8 +264,9 @@ def table(folder, summary):
     """Title, rows and closing line of the table that a run ends with; accuracies in percent."""
     rows = [("initial images", f"{summary['initial_test_accuracy']:.1%}")]
     if "natural_draws" in summary:
-        mean, std = summary["natural_test_accuracy_mean"], summary["natural_test_accuracy_std"]
-        rows.append((f"{summary['natural_draws']} random natural draws", f"{mean:.1%} \u00b1 {100 * std:.1f}"))
+        mean, std = summary["natural_test_accuracy_mean"], summary.get("natural_test_accuracy_std")
+        spread = "" if std is None else f" \u00b1 {100 * std:.1f}"
+        rows.append((f"{summary['natural_draws']} random natural draws", f"{mean:.1%}{spread}"))
     rows.append((f"distilled, {summary['steps']} steps", f"{summary['test_accuracy']:.1%}"))
     rows += sampled.rows(summary)
     return "test accuracy", rows, f"run folder: {folder}"

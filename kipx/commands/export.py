@@ -70,11 +70,16 @@ def _source(run):
 
 
 def _anywhere(config):
-    """The config without the folders of this machine's prepared data."""
-    section = {**config["dataset"], "data_dir": None, "raw_dir": None}
-    if "data_dir" in section["load"]:
-        section["load"] = {**section["load"], "data_dir": None}
+    """The config without the folders of this machine's data; of a user's file the name stays."""
+    section = {key: _nameless(key, value) for key, value in config["dataset"].items()}
+    section["load"] = {key: _nameless(key, value) for key, value in section["load"].items()}
     return {**config, "dataset": section}
+
+
+def _nameless(key, value):
+    if key == "path" and isinstance(value, str):
+        return pathlib.Path(value).name
+    return None if key in ("data_dir", "raw_dir") else value
 
 
 def _accuracy(folder):

@@ -93,9 +93,10 @@ def _facts(run):
     if "initial_test_accuracy" in run.summary:
         facts.append((f"{percent(run.summary['initial_test_accuracy'])}%", "what it began with"))
     if "natural_test_accuracy_mean" in run.summary:
-        spread = percent(run.summary["natural_test_accuracy_std"])
+        std = run.summary.get("natural_test_accuracy_std")
+        spread = "" if std is None else f" ± {percent(std)}"
         mean = percent(run.summary["natural_test_accuracy_mean"])
-        facts.append((f"{mean}% ± {spread}", f"{run.summary['natural_draws']} random natural draws"))
+        facts.append((f"{mean}%{spread}", f"{run.summary['natural_draws']} random natural draws"))
     if run.steps:
         facts.append((f"{run.rows[-1]['step'] if run.rows else 0}", f"of {run.steps} steps"))
     return [*facts, (duration(run.time_s), "time of steps")]
