@@ -1,9 +1,11 @@
 """What a run asks of an engine and of the memory, known before it runs."""
 
+import functools
 import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from kipx import checks
 from kipx.engine import Engine, check_inputs
@@ -61,7 +63,8 @@ def counting(layout, member=0, calls=None):
       member: number of its kernel.
       calls: list to add to; None for a new one.
     Returns:
-      Engine whose symmetric matrices are the identity, all else 0; and the list that its Calls are added to.
+      Engine whose symmetric matrices are the identity and Jacobians noise, so that solvers have something to solve, all
+      else 0; and the list that its Calls are added to.
     """
     calls = [] if calls is None else calls
 
@@ -79,9 +82,16 @@ def counting(layout, member=0, calls=None):
     def with_jacobian(x1, x2):
         check_inputs(x1, x2)
         calls.append(Call("with_jacobian", x1, x2, member))
-        return jnp.zeros((len(x1), len(x2)), jnp.float32), jnp.zeros((len(x1), *x2.shape), jnp.float32)
+        return jnp.zeros((len(x1), len(x2)), jnp.float32), _noise((len(x1), *x2.shape))
 
     return Engine(gram, vjp, layout, with_jacobian), calls
+
+
+@functools.cache
+def _noise(shape):
+    """Of a spectrum that falls, as a Jacobian's does: its solver takes many iterations."""
+    falling = 1 / np.arange(1, math.prod(shape[2:]) + 1, dtype=np.float32)
+    return jnp.asarray(np.random.default_rng(0).standard_normal(shape, np.float32) * falling.reshape(shape[2:]))
 
 
 def rounds(layout):

@@ -4,11 +4,12 @@ import importlib.util
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_config import composed
 
-from kipx import arguments, calibration, checkpoints, checks, config, cost, evaluate, machine, track
+from kipx import arguments, calibration, checkpoints, checks, config, cost, evaluate, gauss_newton, machine, track
 from kipx.architecture import fc
 from kipx.commands import distill, plan, plan_table
 from kipx.engine import Engine, Layout, blockwise, dense, sharded
@@ -265,6 +266,14 @@ def test_the_jacobian_of_a_step_counts(values):
     assert needs["the Jacobian"].memory_bytes == 16 * 10 * 170 * 64
     with pytest.raises(checks.UserError, match=r"the Jacobian would take 1\.74 MB of it: lower target\.batch_size"):
         distill.pose(available=machine.Memory(10**12, 10**6), **posed)
+
+
+def test_what_a_rehearsed_gauss_newton_solves_is_not_zero():
+    x, y = jnp.ones((10, 8, 8, 1), jnp.float32), jnp.eye(10) - 0.1
+    *_, linearization = gauss_newton.kip(cost.counting(None)[0], ridge=1e-6)(x, y, x[:7], y[:7])
+    change = gauss_newton.step(linearization, 1e-3, learned=True)
+    left = linearization.push(change) + linearization.residuals
+    assert jnp.linalg.norm(left) < 0.5 * jnp.linalg.norm(linearization.residuals), "as little as of a real one"
 
 
 def test_what_the_refusal_advises_fits(values, plain):
