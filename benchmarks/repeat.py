@@ -30,7 +30,8 @@ QUICKER = ["baseline.draws=0", "checkpoint.tested_from=1000000"]  # no number he
 def main(rows, page, *names):
     """Repeats what has no row yet, or the named runs; writes a row for each, and the page of all."""
     rows, page = pathlib.Path(rows), pathlib.Path(page)
-    found = {row["run"]: row for row in (track.read(rows) if rows.is_file() else [])}
+    lines = rows.read_text().splitlines() if rows.is_file() else []
+    found = {row["run"]: row for row in map(json.loads, lines)}
     for run in runs.find(REPOSITORY / "docs" / "results")[0]:
         if run.name in (names or {run.name} - set(found)):
             found[run.name] = repeated(run)

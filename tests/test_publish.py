@@ -9,6 +9,9 @@ import repeat
 from kipx import artifacts, track
 from kipx.report import runs, transfers
 
+ROW = {"on": "a machine", "of": "2 cores", "other_settings": ["ridge"], "losses": 5, "losses_apart": 0}
+ROW |= {"start": [0.1103, 0.1103], "end": [0.6557, 0.6557]}
+
 
 def test_a_run_of_transfer_is_published_without_its_networks(transfer, distilled, tmp_path):
     transfer("run", "baselines=[]")
@@ -42,6 +45,21 @@ def test_a_published_command_is_typed_anew_for_its_first_steps(tmp_path):
     assert repeat.changed(*configs) == []
     configs[0]["ridge"], configs[1]["target"]["batch_size"] = 1.0, 51
     assert repeat.changed(*configs) == ["ridge", "target.batch_size"]
+
+
+def test_what_was_repeated_stays_and_the_named_run_is_repeated(tmp_path, monkeypatch):
+    monkeypatch.setattr(repeat, "repeated", lambda run: {**ROW, "run": run.name, "losses_apart": 1e-6})
+    rows, page = tmp_path / "rows.jsonl", tmp_path / "page.md"
+    rows.write_text(json.dumps({**ROW, "run": "another"}) + "\n")
+    for name in ("cifar10_fc1", "mnist_networks"):
+        repeat.main(rows, page, name)
+    assert [json.loads(line)["run"] for line in rows.read_text().splitlines()] == [
+        "another",
+        "cifar10_fc1",
+        "mnist_networks",
+    ]
+    assert "3 of 3 end with the same test accuracy" in page.read_text()
+    assert "| cifar10_fc1 | 2 cores | 5 | 1e-06 | 11.03 | 11.03 | 65.57 | 65.57 | `ridge` |" in page.read_text()
 
 
 def test_a_command_that_fails_ends_the_repeating(tmp_path):
