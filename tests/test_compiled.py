@@ -217,6 +217,15 @@ def test_a_relu_behind_the_mean_is_left_to_plain_jax():
     np.testing.assert_allclose(jax.jit(build(architecture))(x), exact, rtol=2e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ["ntk", "nngp"])
+def test_a_pixel_that_is_no_number_is_seen_in_every_pair_of_its_image(kind, dtype):
+    architecture, shape = CASES["even sides"]
+    x = images(shape, 3, 0)
+    x[1, 3, 4] = np.nan
+    np.testing.assert_array_equal(np.isnan(build(architecture, kind, dtype)(x[:1], x)), [[False, True, False]])
+
+
 EDITS = {
     "constant": ("ONE", np.float32(0.25)),
     "code": ("clear", planes.compiled(planes.copy.py_func)),
