@@ -127,6 +127,7 @@ def test_one_gradient_alone_is_the_same(emulation):
         (convvec(depth=8), (8, 8, 1)),
         (convnet(depth=2), (8, 8, 5)),
         (myrtle(depth=5), (64, 64, 3)),
+        (convnet(depth=1), (8, 65, 1)),
         ((Conv(5), Relu(), Flatten(), Dense()), (8, 8, 1)),
         ((Conv(3), AvgPool(2), Flatten(), Dense()), (8, 8, 1)),
         ((Conv(3), Relu(), AvgPool(3), Flatten(), Dense()), (9, 9, 1)),
@@ -134,6 +135,13 @@ def test_one_gradient_alone_is_the_same(emulation):
 )
 def test_what_the_kernels_do_not_take_is_left_to_plain_jax(architecture, shape):
     assert not stages.supports(architecture, shape)
+
+
+@needs_compiler
+def test_the_widest_image_is_exact(emulation):
+    architecture, (x, *_) = convnet(depth=1), images((2, 64, 1))
+    assert stages.supports(architecture, x.shape[1:])
+    assert off([on_gpu(architecture)(x[:1], x[1:])], [build(architecture)(x[:1], x[1:])]) < 5e-7
 
 
 def test_they_are_asked_only_where_they_can_serve(monkeypatch):

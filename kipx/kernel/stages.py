@@ -12,6 +12,7 @@ THREADS = 128  # of a block, where one unit needs no more
 MOST_THREADS = 512
 MOST_LAYERS = 3  # whose rows fit the registers
 MOST_CHANNELS = 4
+MOST_LANES = 32  # a warp's, within which rows exchange columns
 SCRATCH_BYTES = 2**30
 PARTS = 32  # at least, into which the sum of a gradient over the first images is cut
 BLOCKS = 2048  # of threads, about, where there are few second images: more than run at once, so that all end together
@@ -95,7 +96,8 @@ def supports(architecture, shape):
         if any(layer.size != 3 for layer in layers[::2]):
             return False
     stages = make_stages(architecture, shape)
-    return shape[2] <= MOST_CHANNELS and all(stage.groups * stage.lanes <= MOST_THREADS for stage in stages)
+    fit = all(stage.lanes <= MOST_LANES and stage.groups * stage.lanes <= MOST_THREADS for stage in stages)
+    return fit and shape[2] <= MOST_CHANNELS
 
 
 @lru_cache
