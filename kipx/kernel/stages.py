@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from kipx.architecture import Conv, Relu
+from kipx.kernel import gpu
 from kipx.kernel.layers import place
 from kipx.kernel.plan import runs
 
@@ -77,6 +78,13 @@ class Stage(NamedTuple):
         """Maps that its gradient has: a ReLU's standard deviations each, a channel's pixels each."""
         return len(self.convolutions) + self.channels
 
+    def shared_bytes(self, name):
+        """Shared memory of a block; 'backward' it holds the gradient of its image and what threads add to it."""
+        if name == "forward":
+            return 8 * 4 * self.threads
+        sums = self.quantities * self.sides[0] * self.sides[1]
+        return 8 * (sums + sums % 2 + 4 * self.quantities * self.threads)
+
     def columns(self, above):
         """Numbers of a pair that its forward pass leaves to the stage above: columns pooled, rows not yet."""
         return self.planes[0] * above.planes[1] * self.sides[0] * (self.sides[1] // 2)
@@ -95,9 +103,14 @@ def supports(architecture, shape):
             return False
         if any(layer.size != 3 for layer in layers[::2]):
             return False
-    stages = make_stages(architecture, shape)
-    fit = all(stage.lanes <= MOST_LANES and stage.groups * stage.lanes <= MOST_THREADS for stage in stages)
-    return fit and shape[2] <= MOST_CHANNELS
+    stages = *make_stages(architecture, shape), *own_stages(architecture, shape)
+    return shape[2] <= MOST_CHANNELS and all(_fits(stage) for stage in stages)
+
+
+def _fits(stage):
+    threads = stage.groups * stage.lanes
+    shared = stage.shared_bytes("backward")
+    return stage.lanes <= MOST_LANES and threads <= MOST_THREADS and shared <= gpu.shared_bytes()
 
 
 @lru_cache
