@@ -103,7 +103,8 @@ def of_steps(kernels, *, n_support, n_target, n_train, n_test, classes, shape, j
     """Needs, on a device, of the steps and evaluations of a run.
 
     Args:
-      kernels: (kernel_fn, layout of its engine) of each; a kernel_fn without `pair_bytes` counts for nothing.
+      kernels: (kernel_fn, layout of its engine) of each; a kernel_fn without `pair_bytes`, or `jacobian_bytes`
+        where there is a Jacobian, counts for nothing.
       n_support, n_target, n_train, n_test: images.
       classes: number of them.
       shape: (h, w, c).
@@ -115,7 +116,7 @@ def of_steps(kernels, *, n_support, n_target, n_train, n_test, classes, shape, j
     fewer = "take fewer images"
     smaller = "lower target.batch_size or support.per_class"
     largest = max(
-        (_block(*kernel, n_support, n_target, min(n_test, BATCH), shape) for kernel in kernels),
+        (_block(*kernel, n_support, n_target, min(n_test, BATCH), shape, jacobian) for kernel in kernels),
         key=lambda need: need.certain_bytes,
     )
     entries = matrices * pixels  # of the Jacobian, where there is one
@@ -129,15 +130,20 @@ def of_steps(kernels, *, n_support, n_target, n_train, n_test, classes, shape, j
     ]
 
 
-def _block(kernel_fn, layout, n_support, n_target, n_test, shape):
+def _block(kernel_fn, layout, n_support, n_target, n_test, shape, jacobian):
     """Need of the largest block of a step, with its gradient, or of an evaluation, without."""
-    pair = kernel_fn.pair_bytes(shape) if hasattr(kernel_fn, "pair_bytes") else 0
+    pair, each = (_of_pair(kernel_fn, name, shape) for name in ("pair_bytes", "jacobian_bytes"))
+    with_gradient = max(pair, each * jacobian)
     step = [layout(n_support, None, shape), layout(n_target, n_support, shape)]
-    shares = [*((found, GRADIENT) for found in step), (layout(n_test, n_support, shape), VALUE)]
-    found, share = max(shares, key=lambda one: one[0].rows * one[0].columns * one[1])
+    shares = [*((found, GRADIENT, with_gradient) for found in step), (layout(n_test, n_support, shape), VALUE, pair)]
+    found, share, pair = max(shares, key=lambda one: one[0].rows * one[0].columns * one[1] * one[2])
     size = found.rows * found.columns * pair
     advice = "take engine.block_size=null" if found.bounded else "take engine=blockwise"
     return Need(f"a block of {found.rows} x {found.columns} pairs", size, int(size * share), advice)
+
+
+def _of_pair(kernel_fn, name, shape):
+    return getattr(kernel_fn, name)(shape) if hasattr(kernel_fn, name) else 0
 
 
 def check_fits(needs, available, place):

@@ -9,7 +9,7 @@ import pytest
 from test_config import composed
 
 from kipx import arguments, calibration, checkpoints, checks, config, cost, evaluate, machine, track
-from kipx.architecture import fc
+from kipx.architecture import convnet, fc
 from kipx.commands import distill, plan, plan_table
 from kipx.engine import Engine, Layout, blockwise, dense, sharded
 from kipx.kernel import build
@@ -265,6 +265,16 @@ def test_the_jacobian_of_a_step_counts(values):
     assert needs["the Jacobian"].memory_bytes == 16 * 10 * 170 * 64
     with pytest.raises(checks.UserError, match=r"the Jacobian would take 1\.74 MB of it: lower target\.batch_size"):
         distill.pose(available=machine.Memory(10**12, 10**6), **posed)
+
+
+def test_gradients_of_single_pairs_count_where_a_step_asks_for_them():
+    kernel_fn = build(convnet())
+    counts = {"n_support": 10, "n_target": 20, "n_train": 500, "n_test": 500, "classes": 10, "shape": (8, 8, 1)}
+    pair = kernel_fn.jacobian_bytes((8, 8, 1))
+    for jacobian, expected in ((False, 0), (True, 20 * 10 * pair)):
+        block, *_ = cost.of_steps([(kernel_fn, dense.build(kernel_fn).layout)], **counts, jacobian=jacobian)
+        assert block.memory_bytes == expected
+    assert block.what == "a block of 20 x 10 pairs"
 
 
 def test_what_the_refusal_advises_fits(values, plain):
