@@ -295,6 +295,21 @@ def test_data_that_cannot_be_held_are_refused_before_they_are_prepared(values):
         distill.pose(available=machine.Memory(500_000, None), **run)
 
 
+@pytest.mark.parametrize("preprocess", ["zca", "zca_pixels"])
+def test_whitening_that_cannot_be_fitted_is_refused_before_it_is(preprocess, values):
+    """32x32 pixels: a matrix with a row each has 8.39 MB, and the fit holds five."""
+    chosen = values(f"preprocess={preprocess}", command="distill")
+    run = {k: v for k, v in arguments.distill(chosen).items() if k not in ("show", "mirrored")}
+    data = run["load"]()
+    few, large = slice(0, None, 10), np.ones((1, 4, 4, 1), np.uint8)
+    images = {name: np.kron(getattr(data, name)[few], large) for name in ("x_train", "x_test")}
+    classes = {name: getattr(data, name)[few] for name in ("y_train", "y_test")}
+    run["load"] = lambda: data._replace(**images, **classes)
+    message = r"this machine has 30 MB; the fit of the whitening would take 41\.9 MB of it: take preprocess=standardize"
+    with pytest.raises(checks.UserError, match=message):
+        distill.pose(available=machine.Memory(3 * 10**7, None), **run)
+
+
 def test_nothing_is_refused_where_the_memory_is_unknown():
     needs = [cost.Need("a block", 10**18, 10**18, "")]
     cost.check_fits(needs, None, "this machine")
