@@ -99,21 +99,29 @@ def rounds(layout):
     return math.ceil(layout.count / layout.devices) * layout.rows * layout.columns
 
 
-def of_data(x_train, x_test):
-    """Needs, on the host, of images (n, h, w, c) as they are and preprocessed, which is done part by part."""
+def of_data(x_train, x_test, whitens=False):
+    """Needs, on the host, of images (n, h, w, c) as they are, and of preprocessing them part by part.
+
+    Args:
+      x_train, x_test: pixels.
+      whitens: whether the fit does, over matrices with a row and a column a pixel, which are freed behind it.
+    """
     size, pixels = x_train.nbytes + x_test.nbytes, 4 * (x_train.size + x_test.size)
+    square = 8 * math.prod(x_train.shape[1:]) ** 2 * whitens  # measured at 32x32x3: 5.1 to 5.2 of them
     fewer = "take fewer images"
-    return [
-        Need("the data set's images", size, size, fewer),
+    steps = [
         Need("the same, preprocessed", pixels, pixels, fewer),
+        Need("the fit of the whitening", 5 * square, 4 * square, "take preprocess=standardize or smaller images"),
     ]
+    return [Need("the data set's images", size, size, fewer), max(steps, key=lambda need: need.certain_bytes)]
 
 
 def of_steps(kernels, *, n_support, n_target, n_train, n_test, classes, shape, jacobian=False):
     """Needs, on a device, of the steps and evaluations of a run.
 
     Args:
-      kernels: (kernel_fn, layout of its engine) of each; a kernel_fn without `pair_bytes` counts for nothing.
+      kernels: (kernel_fn, layout of its engine) of each; a kernel_fn without `pair_bytes`, or `jacobian_bytes`
+        where there is a Jacobian, counts for nothing.
       n_support, n_target, n_train, n_test: images.
       classes: number of them.
       shape: (h, w, c).
@@ -125,7 +133,7 @@ def of_steps(kernels, *, n_support, n_target, n_train, n_test, classes, shape, j
     fewer = "take fewer images"
     smaller = "lower target.batch_size or support.per_class"
     largest = max(
-        (_block(*kernel, n_support, n_target, min(n_test, BATCH), shape) for kernel in kernels),
+        (_block(*kernel, n_support, n_target, min(n_test, BATCH), shape, jacobian) for kernel in kernels),
         key=lambda need: need.certain_bytes,
     )
     entries = matrices * pixels  # of the Jacobian, where there is one
@@ -139,15 +147,20 @@ def of_steps(kernels, *, n_support, n_target, n_train, n_test, classes, shape, j
     ]
 
 
-def _block(kernel_fn, layout, n_support, n_target, n_test, shape):
+def _block(kernel_fn, layout, n_support, n_target, n_test, shape, jacobian):
     """Need of the largest block of a step, with its gradient, or of an evaluation, without."""
-    pair = kernel_fn.pair_bytes(shape) if hasattr(kernel_fn, "pair_bytes") else 0
+    pair, each = (_of_pair(kernel_fn, name, shape) for name in ("pair_bytes", "jacobian_bytes"))
+    with_gradient = max(pair, each * jacobian)
     step = [layout(n_support, None, shape), layout(n_target, n_support, shape)]
-    shares = [*((found, GRADIENT) for found in step), (layout(n_test, n_support, shape), VALUE)]
-    found, share = max(shares, key=lambda one: one[0].rows * one[0].columns * one[1])
+    shares = [*((found, GRADIENT, with_gradient) for found in step), (layout(n_test, n_support, shape), VALUE, pair)]
+    found, share, pair = max(shares, key=lambda one: one[0].rows * one[0].columns * one[1] * one[2])
     size = found.rows * found.columns * pair
     advice = "take engine.block_size=null" if found.bounded else "take engine=blockwise"
     return Need(f"a block of {found.rows} x {found.columns} pairs", size, int(size * share), advice)
+
+
+def _of_pair(kernel_fn, name, shape):
+    return getattr(kernel_fn, name)(shape) if hasattr(kernel_fn, name) else 0
 
 
 def check_fits(needs, available, place):

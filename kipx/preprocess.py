@@ -1,7 +1,8 @@
 """Preprocessing of images: fitted on the training set once, kept as arrays beside everything distilled with it.
 
 All sums are float64 and go over the images in parts of fixed size, so that memory beyond the result stays at some
-hundred megabytes, however many images there are.
+hundred megabytes, however many images there are; whitening adds that of matrices with a row a pixel (`cost.of_data`),
+and says so: its fit `whitens`.
 """
 
 from typing import NamedTuple
@@ -159,6 +160,7 @@ def zca_pixels(*, eps: float = 0.1):
         whitening = _symmetric(vectors, np.sqrt(np.maximum(values, 0) + eps))
         return Preprocessing(mean, scale, whitening)
 
+    fit.whitens = True
     return fit
 
 
@@ -195,6 +197,7 @@ def zca(*, reg: float = 0.1, unit_norm: bool = True, held_out: int = 0):
             norm=np.asarray(norm if unit_norm else 1.0),
         )
 
+    fit.whitens = True
     return fit
 
 

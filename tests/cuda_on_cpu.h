@@ -3,6 +3,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <cassert>
 #include <cmath>
 #include <cstddef>
 #include <cstdlib>
@@ -60,7 +61,8 @@ static void take_turns() {
 static void __syncthreads() { take_turns(); }
 
 template <typename T>
-static T exchange(T value, int from, bool inside) {
+static T exchange(T value, int from, bool inside, int width) {
+    assert(width <= 32);  // a warp: what wider exchanges do CUDA does not say
     int slot = turn_of[threadIdx.x]++ & 1, me = threadIdx.x;
     exchanged[slot][me] = value;
     take_turns();
@@ -70,13 +72,13 @@ static T exchange(T value, int from, bool inside) {
 template <typename T>
 static T __shfl_up_sync(unsigned, T value, int by, int width) {
     int me = threadIdx.x;
-    return exchange(value, me - by, me % width >= by);
+    return exchange(value, me - by, me % width >= by, width);
 }
 
 template <typename T>
 static T __shfl_down_sync(unsigned, T value, int by, int width) {
     int me = threadIdx.x;
-    return exchange(value, me + by, me % width < width - by);
+    return exchange(value, me + by, me % width < width - by, width);
 }
 
 static void (*body)();

@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+import tracemalloc
 from functools import lru_cache, partial
 
 import jax
@@ -217,6 +218,15 @@ def test_a_relu_behind_the_mean_is_left_to_plain_jax():
     np.testing.assert_allclose(jax.jit(build(architecture))(x), exact, rtol=2e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ["ntk", "nngp"])
+def test_a_pixel_that_is_no_number_is_seen_in_every_pair_of_its_image(kind, dtype):
+    architecture, shape = CASES["even sides"]
+    x = images(shape, 3, 0)
+    x[1, 3, 4] = np.nan
+    np.testing.assert_array_equal(np.isnan(build(architecture, kind, dtype)(x[:1], x)), [[False, True, False]])
+
+
 EDITS = {
     "constant": ("ONE", np.float32(0.25)),
     "code": ("clear", planes.compiled(planes.copy.py_func)),
@@ -241,5 +251,19 @@ def test_loops_that_are_not_edited_are_not(monkeypatch):
 def test_memory_of_a_pair_is_known_where_it_counts(monkeypatch):
     kernel_fn = build(convnet(), dtype="float64")
     assert kernel_fn.pair_bytes((32, 32, 3)) == 0
+    assert kernel_fn.jacobian_bytes((32, 32, 3)) > 16 * 3 * 32**2
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert kernel_fn.pair_bytes((32, 32, 3)) > 4 * 424**2 * 8
+    assert kernel_fn.jacobian_bytes((32, 32, 3)) == 0  # images one by one
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_memory_of_a_pair_with_its_gradient_is_what_is_allocated(dtype, monkeypatch):
+    monkeypatch.setattr(machine, "cores", lambda: 1)  # each has its own room
+    x, ones = np.ones((12, 16, 16, 3), dtype), np.ones((2, 12, 12), dtype)
+    compiled._each(convnet(), 2, x[:1], x[:1], ones[:, :1, :1])  # compiles
+    tracemalloc.start()
+    compiled._each(convnet(), 2, x, x, ones)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most / 144 == pytest.approx(compiled.jacobian_bytes(convnet(), (16, 16, 3), dtype), rel=0.1)

@@ -179,6 +179,17 @@ def test_training_is_sgd_with_momentum_a_cosine_and_l2(centred):
     np.testing.assert_allclose(trainer.outputs(one, x[0])[0], objective(parameters)[1], rtol=1e-3, atol=1e-5)
 
 
+def test_centring_is_refused_where_the_start_is_another_function_in_testing():
+    nets = {n: build(fc(depth=1), width=3, classes=2, normalization=n) for n in ("batch", "layer")}
+    loss = losses.build("mse", label_scale=1.0)
+    with pytest.raises(
+        checks.UserError, match=r"trainer\.centred: .*network\.normalization=batch.* take trainer\.centred="
+    ):
+        train.build(nets["batch"], loss, **RECIPE, centred=True)
+    train.build(nets["batch"], loss, **RECIPE, centred=False)
+    train.build(nets["layer"], loss, **RECIPE, centred=True)
+
+
 @pytest.mark.parametrize("normalization", ["none", "batch"])
 def test_stretches_and_company_change_nothing(normalization):
     """Steps in one stretch or several, networks alone or together: the same bits."""

@@ -1,5 +1,8 @@
 """The GPU's kernels, run on the CPU thread by thread, against the compiled loops and plain JAX in double precision."""
 
+import sys
+import types
+
 import emulated
 import jax
 import jax.numpy as jnp
@@ -127,6 +130,8 @@ def test_one_gradient_alone_is_the_same(emulation):
         (convvec(depth=8), (8, 8, 1)),
         (convnet(depth=2), (8, 8, 5)),
         (myrtle(depth=5), (64, 64, 3)),
+        (convnet(depth=1), (8, 65, 1)),
+        (convnet(), (64, 64, 4)),  # 245,760 bytes of a block's shared memory, of 232,448
         ((Conv(5), Relu(), Flatten(), Dense()), (8, 8, 1)),
         ((Conv(3), AvgPool(2), Flatten(), Dense()), (8, 8, 1)),
         ((Conv(3), Relu(), AvgPool(3), Flatten(), Dense()), (9, 9, 1)),
@@ -134,6 +139,24 @@ def test_one_gradient_alone_is_the_same(emulation):
 )
 def test_what_the_kernels_do_not_take_is_left_to_plain_jax(architecture, shape):
     assert not stages.supports(architecture, shape)
+
+
+@pytest.mark.parametrize(("side", "taken"), [(32, True), (40, False)])
+def test_a_card_with_less_shared_memory_takes_smaller_images(side, taken, monkeypatch):
+    """8 (5 x 40 x 40 + 4 x 5 x 256) bytes are 104,960, of the 99 KB that a block has on most cards."""
+    cards = [types.SimpleNamespace(attributes={"MaxSharedMemoryPerBlockOptin": n * 1024}) for n in (227, 99)]
+    runtime = types.SimpleNamespace(getDeviceCount=lambda: 2, CUDARuntimeError=RuntimeError)
+    cuda = types.SimpleNamespace(runtime=runtime, Device=cards.__getitem__)
+    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(gpu, "shared_bytes", gpu.shared_bytes.__wrapped__)
+    assert stages.supports(convnet(), (side, side, 3)) == taken
+
+
+@needs_compiler
+def test_the_widest_image_is_exact(emulation):
+    architecture, (x, *_) = convnet(depth=1), images((2, 64, 1))
+    assert stages.supports(architecture, x.shape[1:])
+    assert off([on_gpu(architecture)(x[:1], x[1:])], [build(architecture)(x[:1], x[1:])]) < 5e-7
 
 
 def test_they_are_asked_only_where_they_can_serve(monkeypatch):

@@ -200,3 +200,11 @@ def test_the_papers_layers():
     convolutions = {depth: sum(isinstance(layer, Conv) for layer in myrtle(depth=depth)) for depth in (5, 7, 10)}
     assert convolutions == {5: 4, 7: 6, 10: 9}
     assert convnet(depth=2, prepend_conv=False) == convnet(depth=2)[2:]
+
+
+@pytest.mark.parametrize("architecture", [fc(depth=3), convvec(depth=2), convnet(depth=1)])
+def test_memory_of_neural_tangents_is_about_what_xla_takes(allow_rank_promotion, architecture):
+    kernel_fn, x = neural_tangents.build(architecture), jnp.zeros((64, 8, 8, 1), "float32")
+    gradient = jax.jit(jax.grad(lambda x1, x2: kernel_fn(x1, x2).sum()))
+    taken = gradient.lower(x, x).compile().memory_analysis().temp_size_in_bytes
+    assert 0.5 < taken / 64**2 / kernel_fn.pair_bytes((8, 8, 1)) < 2

@@ -10,7 +10,7 @@ import pytest
 from test_config import composed
 
 from kipx import arguments, calibration, checkpoints, checks, config, cost, evaluate, gauss_newton, machine, track
-from kipx.architecture import fc
+from kipx.architecture import convnet, fc
 from kipx.commands import distill, plan, plan_table
 from kipx.engine import Engine, Layout, blockwise, dense, sharded
 from kipx.kernel import build
@@ -276,6 +276,16 @@ def test_what_a_rehearsed_gauss_newton_solves_is_not_zero():
     assert jnp.linalg.norm(left) < 0.5 * jnp.linalg.norm(linearization.residuals), "as little as of a real one"
 
 
+def test_gradients_of_single_pairs_count_where_a_step_asks_for_them():
+    kernel_fn = build(convnet())
+    counts = {"n_support": 10, "n_target": 20, "n_train": 500, "n_test": 500, "classes": 10, "shape": (8, 8, 1)}
+    pair = kernel_fn.jacobian_bytes((8, 8, 1))
+    for jacobian, expected in ((False, 0), (True, 20 * 10 * pair)):
+        block, *_ = cost.of_steps([(kernel_fn, dense.build(kernel_fn).layout)], **counts, jacobian=jacobian)
+        assert block.memory_bytes == expected
+    assert block.what == "a block of 20 x 10 pairs"
+
+
 def test_what_the_refusal_advises_fits(values, plain):
     chosen = values("kernel=convnet", "kernel.dtype=float64", "engine=blockwise", command="distill")
     run = {k: v for k, v in arguments.distill(chosen).items() if k not in ("show", "mirrored")}
@@ -292,6 +302,21 @@ def test_data_that_cannot_be_held_are_refused_before_they_are_prepared(values):
     message = r"about 0\.575 MB, this machine has 0\.5 MB; the same, preprocessed would take 0\.46 MB of it: take fewer"
     with pytest.raises(checks.UserError, match=message):
         distill.pose(available=machine.Memory(500_000, None), **run)
+
+
+@pytest.mark.parametrize("preprocess", ["zca", "zca_pixels"])
+def test_whitening_that_cannot_be_fitted_is_refused_before_it_is(preprocess, values):
+    """32x32 pixels: a matrix with a row each has 8.39 MB, and the fit holds five."""
+    chosen = values(f"preprocess={preprocess}", command="distill")
+    run = {k: v for k, v in arguments.distill(chosen).items() if k not in ("show", "mirrored")}
+    data = run["load"]()
+    few, large = slice(0, None, 10), np.ones((1, 4, 4, 1), np.uint8)
+    images = {name: np.kron(getattr(data, name)[few], large) for name in ("x_train", "x_test")}
+    classes = {name: getattr(data, name)[few] for name in ("y_train", "y_test")}
+    run["load"] = lambda: data._replace(**images, **classes)
+    message = r"this machine has 30 MB; the fit of the whitening would take 41\.9 MB of it: take preprocess=standardize"
+    with pytest.raises(checks.UserError, match=message):
+        distill.pose(available=machine.Memory(3 * 10**7, None), **run)
 
 
 def test_nothing_is_refused_where_the_memory_is_unknown():

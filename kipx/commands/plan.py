@@ -270,11 +270,12 @@ def _memory(problem, posed):
     """What takes how many bytes, on the host before the steps and on each device then; and what there is."""
     data, available = problem.split.data, machine.memory()
     needs = command.memory_needs(posed["members"], posed["optimizer"], data, len(problem.initial), posed["batch_size"])
-    before = cost.of_data(data.x_train, data.x_test)
+    whitening = problem.split.preprocessing.whitening
+    before = cost.of_data(data.x_train, data.x_test, whitening.size > 0)
     return {
         "prepare": [{"what": need.what, "bytes": need.memory_bytes} for need in before],
         "steps": [{"what": need.what, "bytes": need.memory_bytes} for need in needs],
-        "whitening": problem.split.preprocessing.whitening.nbytes,
+        "whitening": whitening.nbytes,
         "available_host": available.host,
         "available_device": available.device,
     }

@@ -38,6 +38,7 @@ def remembering(fit, arguments, folder):
                 _write(path, key, fitted)
         return fitted
 
+    remembered.whitens = getattr(fit, "whitens", False)
     return remembered
 
 

@@ -47,12 +47,13 @@ def build(network, loss, *, factor, momentum, l2, batch_size, steps, centred=Fal
     Returns:
       Trainer.
     Raises:
-      UserError: a number out of its range.
+      UserError: a number out of its range, or `centred` with batch normalization.
     Source: paper section 3.3; the authors' nn_training notebook, which finds the stable rate on validation images.
       Images that were learned can be far larger than those, and then it is not stable. Centring: RFAD, Loo et al. 2022.
     """
     checks.positive("trainer.factor", factor)
     checks.integer("trainer.batch_size", batch_size, at_least=1)
+    _check_centring(network, centred)
     fall = optax.cosine_decay_schedule(1.0, checks.integer("trainer.steps", steps, at_least=1))
     return Trainer(
         network=network,
@@ -154,6 +155,15 @@ class Trainer:
             at_start, _ = self._network.apply(start, x, train=train, mutable=statistics)
             outputs = outputs - at_start
         return outputs, moved
+
+
+def _check_centring(network, centred):
+    """Outputs at the start by a batch's statistics and by those at step 0 are two functions, one for training alone."""
+    if centred and network.normalization == "batch":
+        raise checks.UserError(
+            "trainer.centred: expected false with network.normalization=batch, where training and testing would take "
+            "off different outputs, got true; take trainer.centred=false or network.normalization=layer"
+        )
 
 
 def _rule(momentum, l2):

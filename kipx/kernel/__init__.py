@@ -44,7 +44,7 @@ def build(architecture, kind: str = "ntk", dtype: str = "float32"):
       kernel_fn: (n1, h, w, c), (n2, h, w, c) -> (n1, n2); without x2 the second images are the first. One block:
       jit-safe, reverse-mode differentiable once. Memory grows by kernel_fn.pair_bytes((h, w, c)) a pair, about.
       kernel_fn.with_jacobian(x1, x2) gives, beside the same, (n1, n2, h, w, c): of each entry the gradient with
-      respect to its image of x2.
+      respect to its image of x2; there memory grows by kernel_fn.jacobian_bytes((h, w, c)) a pair, if that is more.
       Equal arguments give the same function, which is compiled once for all runs of a process.
     Raises:
       UserError: an unknown kind or dtype, or layers that cannot follow each other; from kernel_fn: images of
@@ -83,6 +83,7 @@ def _build(architecture, kind, dtype):
         return x1, x2, _mean(architecture, dtype, x1.shape[1:])
 
     kernel_fn.pair_bytes = partial(_pair_bytes, architecture, dtype)
+    kernel_fn.jacobian_bytes = partial(_jacobian_bytes, architecture, dtype)
     kernel_fn.with_jacobian = with_jacobian
     return kernel_fn
 
@@ -119,6 +120,12 @@ def _pair_bytes(architecture, dtype, shape):
     entries = [len(bands[0].first) * len(bands[1].first) for _, bands in placed]
     kept = sum(n for n, (layer, _) in zip(entries, placed, strict=True) if isinstance(layer, Relu))
     return (4 * kept + 8 * max(entries)) * (8 if flat else jnp.dtype(dtype).itemsize)
+
+
+def _jacobian_bytes(architecture, dtype, shape):
+    """About the most memory that one pair takes in with_jacobian; 0 where images of x1 are taken one by one."""
+    mean = _mean(architecture, dtype, shape)
+    return mean.jacobian_bytes(architecture, shape, dtype) if hasattr(mean, "build_each") else 0
 
 
 def _mean(architecture, dtype, shape):

@@ -93,7 +93,7 @@ def _factor(covariance, apart, root, like):
 @overload(behind, jit_options=BARE)
 def _behind(covariance, apart, root, scale, like):
     def single(covariance, apart, root, scale, like):
-        positive = WIDE_HALF * covariance if covariance > WIDE_ZERO else WIDE_ZERO
+        positive = WIDE_ZERO if covariance < WIDE_ZERO else WIDE_HALF * covariance  # so that nan stays nan
         return positive + scale * apart * root * _sum(LENS, apart, WIDE_ZERO)
 
     def double(covariance, apart, root, scale, like):

@@ -1,7 +1,8 @@
 """The covariances of many pairs of images on CPU threads as a differentiable JAX function.
 
-Each pair is computed by itself (see `pairs`), so that memory does not grow with their number. The work is cut in the
-same way for any number of threads, and gradients are added in a fixed order: results do not depend on the core count.
+Each pair is computed by itself (see `pairs`), so that memory does not grow with their number but where each pair's own
+gradient is asked for. The work is cut in the same way for any number of threads, and gradients are added in a fixed
+order: results do not depend on the core count.
 """
 
 import hashlib
@@ -33,6 +34,13 @@ def serves(architecture, shape, dtype):
 def pair_bytes(architecture, shape):
     """Memory that grows with every pair of images: none."""
     return 0
+
+
+def jacobian_bytes(architecture, shape, dtype):
+    """Memory that grows with every pair in `build_each`: its gradient, twice, and maps of its second image."""
+    _, plan = _plans(architecture, shape[:2], np.dtype(dtype))
+    pixels, stds = shape[2] * plan.entries[0], plan.entries[1]
+    return 16 * (pixels + stds) + 2 * np.dtype(dtype).itemsize * pixels + 16 * stds
 
 
 def build(architecture, kind):

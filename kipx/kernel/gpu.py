@@ -1,10 +1,26 @@
 """CUDA through CuPy: compiles a kernel at run time, and lets it work on JAX's own memory and stream."""
 
 import contextlib
+from functools import lru_cache
 
 import jax
 
 OPTIONS = "--std=c++17", "--ftz=true", "--prec-sqrt=false", "--prec-div=false"
+SHARED_BYTES = 227 * 1024  # of a block, on an H100 or H200
+
+
+@lru_cache
+def shared_bytes():
+    """Shared memory that a block may ask for on each device there is; SHARED_BYTES where there is none."""
+    try:
+        import cupy
+    except ImportError:
+        return SHARED_BYTES
+    try:
+        devices = [cupy.cuda.Device(i) for i in range(cupy.cuda.runtime.getDeviceCount())]
+    except cupy.cuda.runtime.CUDARuntimeError:  # no driver
+        return SHARED_BYTES
+    return min((d.attributes["MaxSharedMemoryPerBlockOptin"] for d in devices), default=SHARED_BYTES)
 
 
 @contextlib.contextmanager

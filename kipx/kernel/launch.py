@@ -126,10 +126,7 @@ def _kernel(name, stages, s, kinds, entries, own=False):
     lines = [f"#define {key} {value}" for key, value in defined.items()]
     folder = importlib.resources.files("kipx.kernel") / "cuda"
     code = [(folder / file).read_text() for file in ("walk.cuh", f"{name}.cu")]
-    sums = stage.quantities * stage.sides[0] * stage.sides[1]
-    back = sums + sums % 2 + 4 * stage.quantities * stage.threads
-    shared = 8 * (back if name == "backward" else 4 * stage.threads)
-    return gpu.compiled("\n".join([*lines, *code]), name, stage.threads, shared)
+    return gpu.compiled("\n".join([*lines, *code]), name, stage.threads, stage.shared_bytes(name))
 
 
 def _constants(stage, below, above):

@@ -20,7 +20,7 @@ from kipx.kernel.layers import check_images, check_layers
 
 
 def build(architecture, kind: str = "ntk", dtype: str = "float32"):
-    """As `kipx.kernel.build`, computed by neural-tangents over all pairs of positions.
+    """As `kipx.kernel.build`, computed by neural-tangents, below pools over all pairs of positions.
 
     Args, Returns, Raises: as `kipx.kernel.build`; UserError too where neural-tangents is not installed.
     Source: Novak et al. 2020, https://github.com/google/neural-tangents.
@@ -38,8 +38,16 @@ def build(architecture, kind: str = "ntk", dtype: str = "float32"):
         check_images(architecture, x1.shape, x1.shape if x2 is None else x2.shape)
         return nt_kernel_fn(x1, x2, kind).astype(dtype)  # constants of its own may have promoted it
 
-    kernel_fn.pair_bytes = lambda shape: 24 * (shape[0] * shape[1]) ** 2 * jnp.dtype(dtype).itemsize
+    kernel_fn.pair_bytes = lambda shape: 24 * _positions(architecture, shape) * jnp.dtype(dtype).itemsize
     return kernel_fn
+
+
+def _positions(architecture, shape):
+    """Pairs of positions that are kept: all where something pools, else each position with itself."""
+    if isinstance(architecture[0], Flatten):
+        return 1
+    pools = any(isinstance(layer, AvgPool | GlobalAvgPool) for layer in architecture)
+    return (shape[0] * shape[1]) ** (2 if pools else 1)
 
 
 def _layer(stax, layer):

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from kipx.architecture import Conv, Relu
+from kipx.kernel import gpu
 from kipx.kernel.layers import place
 from kipx.kernel.plan import runs
 
@@ -12,6 +13,7 @@ THREADS = 128  # of a block, where one unit needs no more
 MOST_THREADS = 512
 MOST_LAYERS = 3  # whose rows fit the registers
 MOST_CHANNELS = 4
+MOST_LANES = 32  # a warp's, within which rows exchange columns
 SCRATCH_BYTES = 2**30
 PARTS = 32  # at least, into which the sum of a gradient over the first images is cut
 BLOCKS = 2048  # of threads, about, where there are few second images: more than run at once, so that all end together
@@ -76,6 +78,13 @@ class Stage(NamedTuple):
         """Maps that its gradient has: a ReLU's standard deviations each, a channel's pixels each."""
         return len(self.convolutions) + self.channels
 
+    def shared_bytes(self, name):
+        """Shared memory of a block; 'backward' it holds the gradient of its image and what threads add to it."""
+        if name == "forward":
+            return 8 * 4 * self.threads
+        sums = self.quantities * self.sides[0] * self.sides[1]
+        return 8 * (sums + sums % 2 + 4 * self.quantities * self.threads)
+
     def columns(self, above):
         """Numbers of a pair that its forward pass leaves to the stage above: columns pooled, rows not yet."""
         return self.planes[0] * above.planes[1] * self.sides[0] * (self.sides[1] // 2)
@@ -94,8 +103,14 @@ def supports(architecture, shape):
             return False
         if any(layer.size != 3 for layer in layers[::2]):
             return False
-    stages = make_stages(architecture, shape)
-    return shape[2] <= MOST_CHANNELS and all(stage.groups * stage.lanes <= MOST_THREADS for stage in stages)
+    stages = *make_stages(architecture, shape), *own_stages(architecture, shape)
+    return shape[2] <= MOST_CHANNELS and all(_fits(stage) for stage in stages)
+
+
+def _fits(stage):
+    threads = stage.groups * stage.lanes
+    shared = stage.shared_bytes("backward")
+    return stage.lanes <= MOST_LANES and threads <= MOST_THREADS and shared <= gpu.shared_bytes()
 
 
 @lru_cache
