@@ -253,6 +253,26 @@ def test_a_page_in_docs_is_written_where_there_is_such_a_folder(tmp_path, monkey
     assert "50.0 (1 seed)" in (tmp_path / "docs" / "results.md").read_text()
 
 
+def test_a_page_in_docs_is_written_over_no_page_but_its_own(kipx, tmp_path):
+    page, other = tmp_path / "docs" / "results.md", tmp_path / "other"
+    write(tmp_path / "run", MNIST, {0: 0.1, 10: 0.5})
+    write(other, MNIST, {0: 0.1, 10: 0.6})
+    page.parent.mkdir()
+    for text in ("# Results\n\nOurs are best.\n", "", "Written by `kipx report run=run2 table=table1`.\n"):
+        page.write_text(text)
+        code, out, _ = kipx("report", "run=run", "table=table1", "html=false")
+        assert (code, page.read_text()) == (0, text)
+        assert "docs/results.md: kept, since" in out and "out=docs/results.md replaces it" in out
+        assert "50.0 (1 seed)" in out and "written to" not in out
+    assert report.run("run", table="table1", out="docs/results.md")[2] == page.relative_to(tmp_path)
+    assert report.run("other", table="table1", out=None)[2] is None
+    assert "50.0 (1 seed)" in page.read_text()
+    write(tmp_path / "run" / "more", [*MNIST, "seed=1"], {0: 0.1, 10: 0.5})
+    assert str(report.run("run/", table="table1", out=None)[2]) == "docs/results.md"
+    assert "50.0 ± 0.0 (2 seeds)" in page.read_text()
+    assert "Written by `kipx report run=run table=table1`." in page.read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
