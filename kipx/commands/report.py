@@ -176,7 +176,7 @@ def _figure(run, table, out):
         raise checks.UserError("; ".join([none, *troubles]))
     measured, more = evaluations.find(run)
     troubles += [*more, *(_unfinished(one) for one in found if not one.finished)]
-    made, panels = FIGURES[table](networks, points.of_kernels(found), measured)
+    made, panels = FIGURES[table](*points.with_names(networks, points.of_kernels(found), measured))
     if out:
         picture = pathlib.Path(out).with_suffix(".png")
         if pathlib.Path(out) == picture:
