@@ -22,8 +22,8 @@ def plain(cfg, schema):
       schema: {key: type or nested schema} of what stands beside the sections with a `_target_`; a tuple of schemas is
         for a section of several kinds, and {'*': schema} for one whose keys are the user's.
     Returns:
-      Nested dicts of plain values. With `debug`, which the files of conf/debug/ set, what the schema lacks is left out:
-      they are for several commands.
+      Nested dicts of plain values. With `debug`, which the files of conf/debug/ set, those files' keys that the schema
+      lacks are left out: they are for several commands.
     Raises:
       UserError: an unknown or missing key, a wrong type, or a `_target_` that is not kipx's own.
     """
@@ -31,14 +31,14 @@ def plain(cfg, schema):
     from omegaconf.errors import OmegaConfBaseException
 
     cfg = OmegaConf.create(cfg)
-    if not cfg.get("debug"):
-        _check_keys(cfg, schema, "")  # first, since what an unknown one holds may not resolve
+    spare = _of_debug() - schema.keys() if cfg.get("debug") else set()
+    # keys first, since what an unknown one holds may not resolve
+    _check_keys([key for key in cfg if key not in spare], schema, "")
     try:
         values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise checks.UserError(f"config: {checks.reason(error)}") from error
-    if values.pop("debug", False):
-        values = {key: value for key, value in values.items() if key in schema}
+    values = {key: value for key, value in values.items() if key not in spare}
     _check(values, schema, "")
     return values
 
@@ -137,6 +137,14 @@ def _builders(group):
     return tuple(
         sorted({name for text in texts for name in re.findall(r"^ *_target_: (kipx\.\S+)", text, re.MULTILINE)})
     )
+
+
+@functools.cache
+def _of_debug():
+    """The keys that the files of conf/debug/ set."""
+    files = (resources.files("kipx.conf") / "debug").iterdir()
+    texts = [file.read_text() for file in files if file.name.endswith(".yaml")]
+    return frozenset(key for text in texts for key in re.findall(r"^(\w+):", text, re.MULTILINE))
 
 
 def _nearest(key, known):

@@ -71,7 +71,16 @@ def resumed(cfg, overrides, may_change=MAY_CHANGE):
             raise checks.UserError(
                 f"resume: a run goes on with its own config; only {', '.join(may_change)} can change, got {override!r}"
             )
-        if key != group and OmegaConf.select(saved, key) is None:
+        if key != group and not _has(saved, key):
             raise checks.UserError(f"resume: the run's {group} has no {key}; choose another with {group}=... first")
         OmegaConf.update(saved, key, OmegaConf.select(cfg, key), merge=False)
     return saved
+
+
+def _has(saved, key):
+    """Whether a config has a key, be its value null."""
+    from omegaconf import DictConfig, OmegaConf
+
+    section, _, name = key.rpartition(".")
+    parent = OmegaConf.select(saved, section)
+    return isinstance(parent, DictConfig) and name in parent

@@ -86,8 +86,9 @@ def standardize():
         count, parts = images[..., 0].size, _parts(images)
         mean = sum(images[part].sum(axis=(0, 1, 2), dtype=np.float64) for part in parts) / count
         std = np.sqrt(sum(((images[part] - mean) ** 2).sum(axis=(0, 1, 2)) for part in parts) / count)
-        if not np.all(std > 0):
-            raise checks.UserError(f"preprocess: channel {int(np.argmin(std))} of the training images is constant")
+        varies = std > count * np.finfo(np.float64).eps * np.abs(mean)  # what the sums' rounding makes of a constant
+        if not varies.all():
+            raise checks.UserError(f"preprocess: channel {int(np.argmin(varies))} of the training images is constant")
         return Preprocessing(mean, std)
 
     return fit
@@ -174,7 +175,7 @@ def zca(*, reg: float = 0.1, unit_norm: bool = True, held_out: int = 0):
     Returns:
       fit: (n, h, w, c) pixels -> Preprocessing.
     Raises:
-      UserError: reg < 0; from fit, where C is singular and reg is 0, or no image is left.
+      UserError: reg < 0; from fit, where C is singular and reg too small to help, or no image is left.
     Source: paper section 3.1 and appendix A, as in the authors' nn_training notebook.
     """
     checks.not_negative("preprocess.reg", reg)
@@ -189,7 +190,9 @@ def zca(*, reg: float = 0.1, unit_norm: bool = True, held_out: int = 0):
         values, vectors = np.linalg.eigh(covariance)
         values = np.maximum(values, 0) + reg * values.mean()
         if values.min() <= 1e-12 * values.max():
-            raise checks.UserError("preprocess.reg: the images' covariance is singular, expected reg > 0, got 0")
+            raise checks.UserError(
+                f"preprocess.reg: the images' covariance is singular; expected a larger one, such as 0.1, got {reg:g}"
+            )
         return base._replace(
             whitening=_symmetric(vectors, np.sqrt(values)),
             unit_norm=np.asarray(unit_norm),

@@ -104,8 +104,12 @@ def read(path):
     return rows
 
 
-def rounding_watch():
-    """Builds watch(metrics): a line on stderr, the first time that a rounding error in them is above `DOUBTFUL`."""
+def rounding_watch(advice="set kernel.dtype=float64"):
+    """Builds watch(metrics): a line on stderr, the first time that a rounding error in them is above `DOUBTFUL`.
+
+    Args:
+      advice: what to type for more digits.
+    """
     said = False
 
     def watch(metrics):
@@ -115,7 +119,7 @@ def rounding_watch():
             said = True
             note(
                 f"rounding_error: expected at most {DOUBTFUL}, got {worst:.2g}: the kernel's precision limits "
-                "what is measured; set kernel.dtype=float64 or raise ridge"
+                f"what is measured; {advice} or raise ridge"
             )
 
     return watch

@@ -256,6 +256,14 @@ def test_plain_refuses(override, message):
         config.plain(composed(override), arguments.DISTILL)
 
 
+@pytest.mark.parametrize("command", ["distill", "label-solve"])
+def test_debug_hides_no_unknown_key(command):
+    schema = SWEPT[command][0]
+    assert config.plain(composed("debug=tiny", command=command), schema).keys() == schema.keys()
+    with pytest.raises(checks.UserError, match="formt: unknown key"):
+        config.plain(composed("debug=tiny", "+formt=y", command=command), schema)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

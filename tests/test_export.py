@@ -170,6 +170,38 @@ def test_pictures_are_clipped_pixels_with_their_labels(channels, tmp_path):
     assert first["features"][1]["dtype"]["class_label"]["names"] == {"0": "a", "1": "b", "2": "c"}
 
 
+@pytest.mark.parametrize(("scale", "offset"), [(1 / 255, 0), (16 / 255, 0), (2 / 255, -1), (257.0, 0)])
+@pytest.mark.parametrize("fit", [preprocess.standardize(), preprocess.zca_pixels()])
+def test_pictures_of_pixels_on_another_scale_can_be_seen_and_the_card_says_which(fit, scale, offset, tmp_path):
+    pixels = PIXELS * scale + offset
+    fitted = fit(pixels)
+    given = {"preprocessing": fitted, "class_names": ("a", "b", "c"), "config": config()}
+    artifacts.save_support(tmp_path, fitted.apply(pixels[:6]), LEARNED, **given)
+    folder, _ = export.run(tmp_path, format="hf", out=None)
+    shown = np.stack([np.asarray(PIL.Image.open(path)) for path in sorted(folder.glob("train/*.png"))])
+    own = artifacts.load(tmp_path).pixels
+    low, high = own.min(), own.max()
+    np.testing.assert_allclose(shown, (pixels[:6] - low) / (high - low) * 255, atol=0.6)
+    card = (folder / "README.md").read_text()
+    assert f"which are `pixels` of {low:.4g} to {high:.4g}, clipped" in card
+    assert f"on the scale of the training images: {low:.4g} to {high:.4g}, not clipped" in card
+    assert "pixels of 0 to 255:" not in card
+
+
+def test_pictures_of_a_larger_set_are_not_left_beside_those_of_a_smaller(tmp_path):
+    folder, _ = export.run(save(tmp_path / "run", preprocess.standardize()), format="hf", out=tmp_path / "out")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    own = artifacts.load(tmp_path / "run")
+    given = {"preprocessing": own.preprocessing, "class_names": own.class_names, "config": own.config}
+    artifacts.save_support(tmp_path / "run", own.images[:4], own.labels[:4], **given)
+    with pytest.raises(checks.UserError, match=r"00004\.png is there and not of this set; remove .*train, or choose"):
+        export.run(tmp_path / "run", format="hf", out=tmp_path / "out")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    shutil.rmtree(folder / "train")
+    export.run(tmp_path / "run", format="hf", out=tmp_path / "out")
+    assert len(list(folder.glob("train/*.png"))) == 4
+
+
 def test_pictures_of_two_channels_are_refused(tmp_path):
     fitted = preprocess.standardize()(PIXELS[..., :2])
     given = {"preprocessing": fitted, "class_names": ("a", "b", "c"), "config": config()}

@@ -168,6 +168,7 @@ def test_figure_2_names_the_variations(put):
     for job, (normalization, network) in enumerate([("none", "convnet"), ("layer", "convnet"), ("none", "myrtle")]):
         for step in (0, 2):
             put(f"{job}_{step}", [job / 10, step / 10], step=step, normalization=normalization, network=network)
+    (put.folder / "multirun.yaml").touch()
     table, _, out = figure(put.folder, 2, str(put.folder / "f.md"))
     rows = {(row["network"], row["normalization"], row["loss"]): row for row in cells(table)}
     spread = 100 * statistics.stdev([0.1, 0.2])
@@ -196,7 +197,7 @@ def test_figure_3_has_settings_widths_and_sets_without_checkpoints(put):
         put(f"l{width}", [0.5, width / 32], run="sets/solved", width=width, krr=0.8)
     put("ce", [0.4, 0.4], step=2, width=8, loss="cross_entropy")
     found = transfers.find(put.folder)[0]
-    table, panels = figures.figure3(points.of_networks(found), points.of_kernels(found), [])
+    table, panels = figures.figure3(*points.with_names(points.of_networks(found), points.of_kernels(found), []))
     left, middle, right = panels
     assert [series.label for series in left.series] == ["convnet, cross entropy", "convnet, mse"]
     assert "width 8" in left.title
@@ -215,7 +216,7 @@ def test_figure_4_sets_each_run_against_its_own_start(put):
         put(f"{factor}_2", [learned], step=2, factor=factor)
     put("alone", [0.99], step=2, factor=0.8)  # without its start
     found = transfers.find(put.folder)[0]
-    _, (panel,) = figures.figure4(points.of_networks(found), points.of_kernels(found), [])
+    _, (panel,) = figures.figure4(*points.with_names(points.of_networks(found), points.of_kernels(found), []))
     (series,) = panel.series
     assert (series.label, sorted(zip(series.x, series.y, strict=True))) == ("2", [(0.2, 0.6), (0.3, 0.5)])
 
@@ -230,6 +231,34 @@ def test_a_run_that_broke_off_is_left_out_with_its_reason(put):
     assert troubles == ["2: left out, step 47: the loss is nan", "3: left out, it has not ended"]
     assert table.columns == ("loss", ">KIP step 0")
     assert [row["KIP step 0"][:4] for row in cells(table)] == ["90.0", "75.0"]
+
+
+def test_sets_of_one_name_stay_apart_and_a_set_seen_from_elsewhere_is_one(put):
+    for job, run in enumerate(("outputs/a/0", "/home/me/outputs/b/0", "outputs/b/0", "sets/convnet")):
+        put(str(job), [0.1 * job, 0.1 * job], run=run, krr=0.5 + 0.1 * job, step=job % 2)
+    (put.folder / "e").mkdir()
+    kernel = {"architecture": {"_target_": "kipx.architecture.convnet", "depth": 1}}
+    measured = {"run": "outputs/a/0", "kernel": kernel, "test_accuracy": 0.42}
+    artifacts.write_json(put.folder / "e" / "evaluation.json", measured)
+    rows = {(row["set"], row["loss"]): row for row in cells(figure(put.folder, 2)[0])}
+    assert {name for name, _ in rows} == {"a/0", "b/0", "convnet"}
+    assert (rows["a/0", MSE]["KIP step 0"], rows["b/0", points.KRR]["KIP step 1"]) == ("0.0 ± 0.0", "60.0")
+    assert (rows["b/0", MSE]["KIP step 0"], rows["b/0", MSE]["KIP step 1"]) == ("20.0 ± 0.0", "10.0 ± 0.0")
+    found = {(row["set"], row["loss"]): row for row in cells(figure(put.folder, 1)[0])}
+    assert found["a/0", points.KRR]["convnet depth 1"] == "42.0"
+
+
+def test_commands_that_were_no_sweep_stay_apart(put):
+    put("one", [0.7, 0.8], step=0, width=8)
+    put("two", [0.7, 0.8], step=2, width=16)
+    for job, step in enumerate((0, 2)):
+        put(f"swept/{job}", [0.7, 0.8], step=step)
+    (put.folder / "swept" / "multirun.yaml").touch()
+    assert points.commands(transfers.find(put.folder)[0]) == [
+        "kipx transfer figure=3 run=sets/convnet step=0 width=8",
+        "kipx transfer -m figure=3 run=sets/convnet step=0,2",
+        "kipx transfer figure=3 run=sets/convnet step=2 width=16",
+    ]
 
 
 def test_equal_runs_count_once(put):

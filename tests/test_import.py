@@ -97,6 +97,8 @@ def test_images_in_the_order_of_their_classes_need_no_labels(tmp_path):
         checks.UserError, match=r"holds images alone; give labels\.path=<file>, or labels\.path=by_class"
     ):
         read(path)
+    with pytest.raises(checks.UserError, match=r"labels\.path: expected a file of labels, or by_class, got no\.pt"):
+        read(path, labels="no.pt")
     path.write_bytes(pt.to_bytes(np.ones((3, 3, 2, 2), np.float32)))
     with pytest.raises(checks.UserError, match="expected equally many images of 2 classes, got 3"):
         read(path, labels="by_class")

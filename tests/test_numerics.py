@@ -110,6 +110,14 @@ def test_a_run_says_once_that_float32_limits_it(dtype, said, twins, tmp_path, ca
     assert (max(row["rounding_error"] for row in rows) > track.DOUBTFUL) is bool(said)
 
 
+def test_what_evaluate_advises_against_rounding_can_be_typed(twins, kipx):
+    run("run", f"dataset.path={twins}", "target.batch_size=50", "baseline.draws=0", "ridge=1e-5", "steps=0")
+    code, _, err = kipx("evaluate", "run=run")
+    assert (code, "kernel=<its name> kernel.dtype=float64, or raise ridge" in err) == (0, True), err
+    code, _, err = kipx("evaluate", "run=run", "kernel=fc", "kernel.dtype=float64")
+    assert (code, "rounding_error" in err) == (0, False), err
+
+
 @pytest.mark.parametrize("draws", [1, 2])
 def test_the_spread_of_draws_is_the_sample_standard_deviation(draws, tiny_npz, tmp_path):
     small = (f"dataset.path={tiny_npz}", "target.batch_size=20", f"baseline.draws={draws}", "steps=0")

@@ -118,8 +118,20 @@ def test_refusals():
         standardize()(np.concatenate([PIXELS[..., :1], np.full_like(PIXELS[..., :1], 3)], axis=-1))
     with pytest.raises(checks.UserError, match=r"preprocess\.reg: expected a number >= 0, got -1"):
         zca(reg=-1)
-    with pytest.raises(checks.UserError, match="singular"):
-        zca(reg=0)(PIXELS[:5])
+    for reg in (0, 1e-14):
+        with pytest.raises(checks.UserError, match=f"singular; expected a larger one, such as 0.1, got {reg}$"):
+            zca(reg=reg)(PIXELS[:5])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_channel_that_is_constant_but_for_rounding_is_refused(dtype):
+    """The sums of 0.1 over many pixels leave a deviation of rounding errors, which no image is to be divided by."""
+    images = np.concatenate([np.zeros((400, 9, 7, 1)), np.full((400, 9, 7, 1), 0.1)], axis=-1).astype(dtype)
+    images[..., 0] = np.random.default_rng(0).normal(size=(400, 9, 7))
+    with pytest.raises(checks.UserError, match="channel 1 of the training images is constant"):
+        standardize()(images)
+    images[..., 1] += np.arange(7, dtype=dtype) * dtype(1e-6)
+    assert np.all(standardize()(images).std > 0), "little is not nothing"
 
 
 def test_normalize_is_torchvisions_on_pixels_of_one():

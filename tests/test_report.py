@@ -10,7 +10,7 @@ from test_config import composed
 
 from kipx import arguments, artifacts, checks, cli, config, track
 from kipx.commands import report
-from kipx.report import listing, paper, runs, seeds, table1
+from kipx.report import listing, pages, paper, runs, seeds, table1
 
 MNIST = ["dataset=mnist", "labels=learned", "steps=10"]
 COLOUR = ["dataset=cifar10", "preprocess=zca", "labels=learned", "steps=10"]
@@ -57,6 +57,13 @@ def test_ours_is_the_mean_over_seeds_of_the_best_setting(tmp_path):
     ours = cells(tmp_path)["MNIST", "1"]
     assert ours["ours: KIP ConvNet"] == f"{100 * statistics.mean(shares):.1f} ± {spread:.1f} (3 seeds)"
     assert ours["ours: KIP ConvNet, aug"] == ""
+
+
+def test_seeds_that_ran_on_several_machines_are_one_setting(tmp_path):
+    for seed, share in enumerate((0.951, 0.962)):
+        here = [f"dataset.data_dir=/machine_{seed}/data", f"dataset.raw_dir=/machine_{seed}/raw"]
+        write(tmp_path / str(seed), [*MNIST, f"seed={seed}", *here], {0: 0.4, 10: share})
+    assert cells(tmp_path)["MNIST", "1"]["ours: KIP ConvNet"].endswith("(2 seeds)")
 
 
 def test_a_run_that_has_not_ended_shows_its_step(tmp_path):
@@ -144,8 +151,27 @@ def test_natural_images_stand_beside_a_learned_one(tmp_path):
     table, _, _ = report.run(tmp_path, table="natural", out=None)
     assert table.columns[3:] == (">1 a class", ">100 a class", ">1 a class, learned")
     assert table.rows == [
-        ("MNIST", "convnet 3", "standardize", "31.0 ± 1.4 (2 seeds)", "71.0 ± 1.4 (2 seeds)", "90.0 (1 seed)")
+        (
+            "MNIST",
+            "NTK of convnet depth 3",
+            "standardize",
+            "31.0 ± 1.4 (2 seeds)",
+            "71.0 ± 1.4 (2 seeds)",
+            "90.0 (1 seed)",
+        )
     ]
+
+
+def test_kernels_that_differ_have_rows_that_differ(tmp_path):
+    chosen = (["kernel=convnet"], ["kernel=convnet3"], ["kernel=convnet", "kernel.kind=nngp"], ["kernel=sampled"])
+    for job, kernel in enumerate(chosen):
+        write(tmp_path / str(job), ["dataset=mnist", "steps=0", "labels=fixed", *kernel], {0: 0.1 * job})
+    table, _, _ = report.run(tmp_path, table="natural", out=None)
+    first, second, third, family = [row[1] for row in table.rows]
+    names = ("NTK of convnet depth 3", "NTK of convnet3 depth 3", "NNGP of convnet depth 3")
+    assert (first, second, third) == names
+    assert " + " in family
+    assert f"kernel {second}" in pages.of_run(runs.find(tmp_path)[0][1]).lead
 
 
 DAMAGE = {
@@ -225,6 +251,26 @@ def test_a_page_in_docs_is_written_where_there_is_such_a_folder(tmp_path, monkey
     assert report.run("run", table="runs", out=None)[2] is None
     report.run("run", table="table1", out=None)
     assert "50.0 (1 seed)" in (tmp_path / "docs" / "results.md").read_text()
+
+
+def test_a_page_in_docs_is_written_over_no_page_but_its_own(kipx, tmp_path):
+    page, other = tmp_path / "docs" / "results.md", tmp_path / "other"
+    write(tmp_path / "run", MNIST, {0: 0.1, 10: 0.5})
+    write(other, MNIST, {0: 0.1, 10: 0.6})
+    page.parent.mkdir()
+    for text in ("# Results\n\nOurs are best.\n", "", "Written by `kipx report run=run2 table=table1`.\n"):
+        page.write_text(text)
+        code, out, _ = kipx("report", "run=run", "table=table1", "html=false")
+        assert (code, page.read_text()) == (0, text)
+        assert "docs/results.md: kept, since" in out and "out=docs/results.md replaces it" in out
+        assert "50.0 (1 seed)" in out and "written to" not in out
+    assert report.run("run", table="table1", out="docs/results.md")[2] == page.relative_to(tmp_path)
+    assert report.run("other", table="table1", out=None)[2] is None
+    assert "50.0 (1 seed)" in page.read_text()
+    write(tmp_path / "run" / "more", [*MNIST, "seed=1"], {0: 0.1, 10: 0.5})
+    assert str(report.run("run/", table="table1", out=None)[2]) == "docs/results.md"
+    assert "50.0 ± 0.0 (2 seeds)" in page.read_text()
+    assert "Written by `kipx report run=run table=table1`." in page.read_text()
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ import time
 import pytest
 import yaml
 from hydra import compose, initialize_config_module
+from test_config import composed
 
-from kipx import arguments, artifacts, checks, config
+from kipx import arguments, artifacts, checks, config, merged
 from kipx.commands import distill
 
 ARGUMENTS = [
@@ -106,11 +107,24 @@ def test_a_finished_run_can_go_further(done, kipx):
     assert row["environment"] == artifacts.environment()
 
 
+@pytest.mark.parametrize("key", ["engine.block_size", "logger.entity"])
+def test_a_resumed_run_may_change_what_was_null(key, done, kipx):
+    path = done / "run" / "config.yaml"
+    section, _, name = key.partition(".")
+    saved = yaml.safe_load(path.read_text())
+    saved[section][name] = None
+    path.write_text(yaml.safe_dump(saved))
+    typed = [f"{key}=[50,5]"] if section == "engine" else ["logger=wandb", f"{key}=me"]
+    cfg = composed("resume=run", *typed)
+    assert merged.resumed(cfg, typed[-1:])[section][name] == cfg[section][name] is not None
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["seed=1"], "only steps, engine, logger can change, got 'seed=1'"),
         (["engine=dense", "kernel.depth=2"], "can change, got 'kernel.depth=2'"),
+        (["+engine.workers=3"], "the run's engine has no engine.workers; choose another with engine=... first"),
         (["steps=3"], "steps: expected at least 40, the steps already done, got 3"),
     ],
 )

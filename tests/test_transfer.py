@@ -278,3 +278,11 @@ def test_a_file_of_an_unknown_layout_is_refused(kipx, tmp_path):
     assert code == 2
     assert len(err.strip().splitlines()) == 1
     assert "other.npz" in err
+
+
+@pytest.mark.parametrize("run", ["outputs/typo", "typo.pt", "page.md"])
+def test_a_run_that_is_none_is_called_a_run(kipx, tmp_path, run):
+    (tmp_path / "page.md").write_text("# Page")
+    code, _, err = kipx("transfer", f"run={run}", *TINY)
+    expected = f"run: expected a run folder or a file of .npz, .pt, .pth, .safetensors, got {run}"
+    assert (code, err) == (2, f"kipx: {expected}\n")

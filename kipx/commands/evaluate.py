@@ -10,6 +10,7 @@ from kipx.data import check_set
 from kipx.report import folders
 
 NORM = "rkhs_norm"
+MORE_DIGITS = "name its kernel anew, kernel=<its name> kernel.dtype=float64,"  # the run's own has no single keys
 
 
 def run(distilled, *, load, members, ridge):
@@ -33,7 +34,7 @@ def run(distilled, *, load, members, ridge):
     measure = sampled.evaluation(members, jnp.asarray(x_test), y_test, ridge=ridge)
     learned = jnp.asarray(distilled.images), jnp.asarray(distilled.labels)
     metrics = measure(*learned)
-    track.rounding_watch()(metrics)
+    track.rounding_watch(MORE_DIGITS)(metrics)
     return {**metrics, **_norms(members, learned, distilled.preprocess(data.x_train[: objective.UNIT_IMAGES]), ridge)}
 
 

@@ -25,7 +25,8 @@ def run(run, *, format, out):
     Returns:
       (folder, {name: bytes written}).
     Raises:
-      UserError: an unknown format, no set, or a file in the way that kipx export did not write, or that was changed.
+      UserError: an unknown format, no set, or a file in the way: one that kipx export did not write, that was changed,
+        or that is a picture of another set.
     """
     write = FORMATS[checks.one_of("format", format, tuple(FORMATS))]
     distilled, source = artifacts.load(run), _source(run)
@@ -101,6 +102,7 @@ def _write(folder, files, manifest):
             raise checks.UserError(
                 f"out: {path} is there and not as kipx export wrote it; remove it, or choose another folder with out="
             )
+    _check_alone(folder, files)
     try:
         for name, content in files.items():
             path = folder / name
@@ -109,6 +111,16 @@ def _write(folder, files, manifest):
         artifacts.write_json(folder / artifacts.MANIFEST, manifest)
     except OSError as error:
         raise checks.UserError(f"out: cannot write {path} ({error.strerror})") from error
+
+
+def _check_alone(folder, files):
+    """Refuses files beside those of a folder of pictures: who loads it would take them for the set's."""
+    for inside in {(folder / name).parent for name in files} - {folder}:
+        for path in sorted(inside.glob("[!.]*")):
+            if str(path.relative_to(folder)) not in files:
+                raise checks.UserError(
+                    f"out: {path} is there and not of this set; remove {inside}, or choose another folder with out="
+                )
 
 
 def _known(folder):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from kipx import artifacts, checkpoints, checks, files, track
 from kipx.engine import hosts
+from kipx.report import folders
 
 
 class Run(NamedTuple):
@@ -142,14 +143,8 @@ def _shared(state, start):
 def identity(config):
     """A hash of all that decides the numbers: the config without what a resumed run may change."""
     decisive = {key: value for key, value in config.items() if key not in ("steps", "engine", "logger", "resume")}
-    decisive["dataset"] = _anywhere(config["dataset"])
+    decisive["dataset"] = folders.anywhere(config["dataset"])
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-
-
-def _anywhere(section):
-    """A data set's config without the folders that it lies in: the same files may move."""
-    parts = {key: value for key, value in section.items() if key not in ("data_dir", "raw_dir")}
-    return {key: _anywhere(value) if isinstance(value, dict) else value for key, value in parts.items()}
 
 
 def write_set(run, split, images, labels):

@@ -38,10 +38,10 @@ def run(run, *, table, out):
     Args:
       run: a run folder, a sweep's, or one that holds such folders.
       table: 'runs', 'table1', 'times', 'natural', or of runs of transfer 'table2', 'figure1' to 'figure4'.
-      out: a Markdown file, a figure's picture beside it; None: docs/results.md for table1 where there is a folder docs,
-        else none.
+      out: a Markdown file, a figure's picture beside it; None: docs/results.md for table1 where there is a folder docs
+        and in it no such file but this command's, else none.
     Returns:
-      (Table, messages of folders that could not be read, what was written or None).
+      (Table, messages of folders that could not be read and of a page that was kept, what was written or None).
     Raises:
       UserError: no such folder, no run in it, an unknown table, or a file that cannot be written.
     """
@@ -58,10 +58,12 @@ def run(run, *, table, out):
     more = {"runs": (listing.of_transfers,), "table1": NETWORKS}.get(table, ()) if trained else ()
     made += [make(trained) for make in more]
     path = pathlib.Path(out) if out else _page(table)
-    if path:
+    kept = [] if out or path is None or _is_of(path, run, table) else [_kept(path, run)]
+    if path and not kept:
         _write(path, _text(run, table, out, [*map(markdown, made)], troubles))
     first = made[0] if made else Table("Runs: none has begun", ("run",), [])
-    return _with_others(first, trained if found else []), [*troubles, *_undone(jobs)], path
+    said = [*troubles, *_undone(jobs), *kept]
+    return _with_others(first, trained if found else []), said, None if kept else path
 
 
 def write_pages(run):
@@ -180,7 +182,7 @@ def _figure(run, table, out):
         raise checks.UserError("; ".join([none, *troubles]))
     measured, more = evaluations.find(run)
     troubles += [*more, *(_unfinished(one) for one in found if not one.finished)]
-    made, panels = FIGURES[table](networks, points.of_kernels(found), measured)
+    made, panels = FIGURES[table](*points.with_names(networks, points.of_kernels(found), measured))
     if out:
         picture = pathlib.Path(out).with_suffix(".png")
         if pathlib.Path(out) == picture:
@@ -213,9 +215,25 @@ def _page(table):
     return PAGE if table == "table1" and PAGE.parent.is_dir() else None
 
 
+def _is_of(path, run, table):
+    """Whether a page may be written anew: it is not there, or this command wrote it."""
+    if not path.is_file():
+        return not path.exists()
+    ours = f"Written by `{_typed(run, table)}"
+    return any(line.startswith((f"{ours}`", f"{ours} ")) for line in path.read_text(errors="replace").splitlines()[:3])
+
+
+def _kept(path, run):
+    return f"{path}: kept, since its third line does not say that it is written from run={run}; out={path} replaces it"
+
+
+def _typed(run, table, out=None):
+    where = [f"out={out}"] if out else []
+    return shlex.join(["kipx", "report", f"run={pathlib.PurePath(run)}", f"table={table}", *where])
+
+
 def _text(run, table, out, parts, troubles, title="Results"):
-    typed = ["kipx", "report", f"run={run}", f"table={table}", *([f"out={out}"] if out else [])]
-    lines = [f"# {title}", "", f"Written by `{shlex.join(typed)}`.", "", *parts]
+    lines = [f"# {title}", "", f"Written by `{_typed(run, table, out)}`.", "", *parts]
     lines += ["## Left out", "", *(f"- {trouble}" for trouble in troubles)] if troubles else []
     return "\n".join(lines).rstrip() + "\n"
 

@@ -16,7 +16,7 @@ def read(cfg):
     Raises:
       UserError: the set cannot be read, does not say what it needs and nobody does, or says what was typed.
     """
-    arrays = None if pathlib.Path(checks.text("run", cfg.run)).is_dir() else formats.read(cfg.run)
+    arrays = _arrays(pathlib.Path(checks.text("run", cfg.run)))
     if arrays is not None and not formats.is_own(arrays):
         return _of_others(cfg, arrays)
     if cfg.get("preprocess") is not None:
@@ -27,6 +27,15 @@ def read(cfg):
         _check_no_step(cfg)
         distilled = artifacts.unpack(arrays, cfg.run)
     return config.plain(merged.with_set(cfg, distilled.config), arguments.TRANSFER), distilled
+
+
+def _arrays(path):
+    """Those of a file, None of a run folder."""
+    if path.is_dir():
+        return None
+    if path.suffix not in formats.READERS or not path.is_file():
+        raise checks.UserError(f"run: expected a run folder or a file of {', '.join(formats.READERS)}, got {path}")
+    return formats.read(path)
 
 
 def _of_others(cfg, arrays):

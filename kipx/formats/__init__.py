@@ -38,7 +38,7 @@ def read(path, *, labels=None, entry=0):
     if labels == "by_class":
         return {**_without_labels(found, path), "labels": np.asarray(labels)}
     if labels is not None:
-        return {**_without_labels(found, path), **torch.labels_of(_file(labels))}
+        return {**_without_labels(found, path), **torch.labels_of(_file("labels.path", labels, "labels, or by_class"))}
     if "labels" not in found and "soft_labels" not in found:
         raise checks.UserError(
             f"{path}: holds images alone; give labels.path=<file>, or labels.path=by_class where they are in the order "
@@ -48,17 +48,17 @@ def read(path, *, labels=None, entry=0):
 
 
 def _read(path, entry):
-    path = _file(path)
+    path = _file("path", path, ", ".join(READERS))
     reader = READERS.get(path.suffix)
     if reader is None:
         raise checks.UserError(f"path: expected a file of {', '.join(READERS)}, got {path}")
     return reader(path, checks.integer("entry", entry, at_least=0))
 
 
-def _file(path):
+def _file(key, path, kinds):
     path = pathlib.Path(path)
     if not path.is_file():
-        raise checks.UserError(f"path: expected a file of {', '.join(READERS)}, got {path}, which is no file")
+        raise checks.UserError(f"{key}: expected a file of {kinds}, got {path}, which is no file")
     return path
 
 

@@ -22,7 +22,8 @@ The images of `dc.pt` and `images.pt` are `pixels` normalized {{normalized}}.
 Their labels are the classes.""",
     "safetensors": f"- `{safetensors.FILE}`: the arrays below; class names and config are in its header",
     "hf": f"""\
-- `{hf.SPLIT}/`: pictures, clipped to 0 to 255 and rounded: to look at, and for `datasets.load_dataset(<folder>)`,
+- `{hf.SPLIT}/`: pictures of 0 to 255, which are `pixels` of {{shown}}, clipped and rounded: to look at, and for
+  `datasets.load_dataset(<folder>)`,
   with the columns `image`, `label` (the class) and `soft_label` (the label as distilled)
 - `{safetensors.FILE}`: the exact set, the arrays below""",
 }
@@ -30,7 +31,7 @@ _ARRAYS = """\
 | name | what |
 |---|---|
 | `images` | {n} of {layout}, float32, as distilled: preprocessed, what a network is to be trained on |
-| `pixels` | the same before preprocessing, 0 to 255 and beyond: not clipped |
+| `pixels` | the same before preprocessing, on the scale of the training images: {span}, not clipped |
 | `labels` | {n} of {classes}, float64: what to train towards |
 | `classes` | the largest entry of each label |
 | `{prefix}mean`, `{prefix}std`, `{prefix}whitening`, `{prefix}unit_norm` | the preprocessing, below |
@@ -109,11 +110,19 @@ def _held(distilled, form):
     if form == "torch":
         layout = "x".join(map(str, np.roll(distilled.images.shape[1:], 1)))
     prefix = "" if form == "torch" else "preprocessing_"
-    arrays = _ARRAYS.format(n=len(distilled.images), classes=len(distilled.class_names), layout=layout, prefix=prefix)
+    sizes = {"n": len(distilled.images), "classes": len(distilled.class_names)}
+    span = _span(distilled.pixels.min(), distilled.pixels.max())
+    arrays = _ARRAYS.format(**sizes, layout=layout, prefix=prefix, span=span)
     files = _FILES[form]
     if form == "torch":
         files = files.replace("{normalized}", torch.normalization(distilled))
+    if form == "hf":
+        files = files.replace("{shown}", _span(*hf.shown(distilled)))
     return f"## Files\n\n{files}\n\n{arrays}"
+
+
+def _span(low, high):
+    return f"{low:.4g} to {high:.4g}"
 
 
 def _use(distilled, form):
@@ -145,7 +154,7 @@ def _preprocessing(distilled, form):
         closing = f'In kipx: `kipx.artifacts.load("{npz.FILE}").preprocess(pixels)`.'
     return [
         "- **The preprocessing belongs to the set**: new images go through it before a network trained on `images`",
-        "  sees them, from pixels of 0 to 255:",
+        "  sees them, from pixels on the scale of the training images:",
         "",
         *(f"      {step}" for step in steps),
         "",

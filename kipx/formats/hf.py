@@ -10,10 +10,11 @@ from kipx import checks
 from kipx.formats import safetensors
 
 SPLIT = "train"
+DARK = 64  # levels; what stays below is no picture on a scale of 0 to 255, or hardly one
 
 
 def files(distilled):
-    """{name: bytes}: a PNG for each image, clipped to 0 to 255 and rounded; labels; the exact set as safetensors.
+    """{name: bytes}: a PNG for each image, see `shown`; labels; the exact set as safetensors.
 
     `datasets.load_dataset(folder)` has columns image, label (the class) and soft_label (a number a class).
 
@@ -25,15 +26,31 @@ def files(distilled):
     channels = distilled.pixels.shape[-1]
     if channels not in (1, 3):
         raise checks.UserError(f"format=hf: pictures have 1 or 3 channels, got images of {channels}; take npz or torch")
-    levels = np.clip(np.rint(distilled.pixels), 0, 255).astype(np.uint8)
-    names = [f"{place:05d}.png" for place in range(len(levels))]
+    names = [f"{place:05d}.png" for place in range(len(distilled.pixels))]
     rows = [
         {"file_name": name, "label": int(np.argmax(label)), "soft_label": [float(value) for value in label]}
         for name, label in zip(names, distilled.labels, strict=True)
     ]
-    pictures = {f"{SPLIT}/{name}": _png(image) for name, image in zip(names, levels, strict=True)}
+    pictures = {f"{SPLIT}/{name}": _png(image) for name, image in zip(names, _levels(distilled), strict=True)}
     text = "".join(f"{json.dumps(row)}\n" for row in rows)
     return {**pictures, f"{SPLIT}/metadata.jsonl": text.encode(), **safetensors.files(distilled)}
+
+
+def shown(distilled):
+    """(low, high): the pixels that are black and white in pictures; 0 and 255, or of another scale the set's own ends.
+
+    The scale is that of the training pixels, of which a set has the mean alone.
+    """
+    pixels, mean = distilled.pixels, distilled.preprocessing.mean
+    if mean.min() >= 0 and mean.max() <= 255 and pixels.max() > DARK:
+        return 0.0, 255.0
+    return float(pixels.min()), float(pixels.max())
+
+
+def _levels(distilled):
+    low, high = shown(distilled)
+    scale = 255 / (high - low) if high > low else 1.0
+    return np.clip(np.rint((distilled.pixels - low) * scale), 0, 255).astype(np.uint8)
 
 
 def _png(image):

@@ -14,7 +14,8 @@ def find(folder):
     Args:
       folder: of one evaluation, of a sweep of them, or one that holds such folders.
     Returns:
-      (list of kipx.report.points.Point, list of messages, one for each folder that could not be read).
+      (list of kipx.report.points.Point, whose sets are paths as typed; list of messages, one for each folder that could
+      not be read).
     """
     return folders.each(folder, (FILE,), _read)
 
@@ -24,5 +25,5 @@ def _read(path, name):
     if "members" in found["kernel"]:
         return None
     network = folders.architecture(found["kernel"]["architecture"])
-    settings = {points.SET: pathlib.PurePath(found["run"]).name, points.NETWORK: network, points.LOSS: points.KRR}
+    settings = {points.SET: str(pathlib.PurePath(found["run"])), points.NETWORK: network, points.LOSS: points.KRR}
     return points.Point(settings, (checks.share(f"{FILE}: test accuracy", found["test_accuracy"]),))

@@ -55,6 +55,12 @@ def dataset(config):
     return load.get("name") or load["_target_"].split(".")[-2]
 
 
+def anywhere(section):
+    """A data set's config without the folders that it lies in: the same files may move."""
+    parts = {key: value for key, value in section.items() if key not in ("data_dir", "raw_dir")}
+    return {key: anywhere(value) if isinstance(value, dict) else value for key, value in parts.items()}
+
+
 def architecture(section):
     """An architecture's name in tables, such as 'convnet depth 3'."""
     name = section["_target_"].rpartition(".")[2]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kipx.report import sweeps
 from kipx.report.tables import Table, percent
 
 KRR = "kernel ridge regression"  # in place of a loss
@@ -51,7 +52,7 @@ class Point(NamedTuple):
 
 
 def of_networks(transfers):
-    """A Point for each run of transfer that has ended; of equal settings the first."""
+    """A Point for each run of transfer that has ended, whose set is a path as typed; of equal settings the first."""
     points = [Point(_settings(run), run.accuracies()) for run in transfers if run.finished and run.accuracies()]
     return list({str(point.settings): point for point in reversed(points)}.values())[::-1]
 
@@ -59,11 +60,27 @@ def of_networks(transfers):
 def of_kernels(transfers):
     """A Point for what each set reaches under the kernel that it was distilled with."""
     found = {
-        (run.source, _step(run)): run.summary["kernel_test_accuracy"]
+        (run.config["run"], _step(run)): run.summary["kernel_test_accuracy"]
         for run in transfers
         if "kernel_test_accuracy" in run.summary
     }
     return [Point({SET: source, STEP: step, LOSS: KRR}, (share,)) for (source, step), share in found.items()]
+
+
+def with_names(*lists):
+    """The same lists of Points, each set's path cut to the shortest end that no other set has: a name, most often."""
+    paths = {point.at(SET) for points in lists for point in points}
+    names = {
+        path: _name(pathlib.PurePath(path).parts, [pathlib.PurePath(other).parts for other in paths]) for path in paths
+    }
+    return [[point._replace(settings={**point.settings, SET: names[point.at(SET)]}) for point in ps] for ps in lists]
+
+
+def _name(own, paths):
+    """The end of a path; one that is itself an end of another is that one, seen from elsewhere."""
+    others = [other for other in paths if own[-len(other) :] != other[-len(own) :]]
+    ends = (own[-length:] for length in range(1, len(own) + 1))
+    return "/".join(next((end for end in ends if all(other[-len(end) :] != end for other in others)), own))
 
 
 def values(points, key):
@@ -106,14 +123,20 @@ def cell(point):
 
 def commands(transfers):
     """The commands that made the runs, those of a sweep as one, in the order of their folders."""
-    together = collections.defaultdict(dict)
+    together = collections.defaultdict(list)
     for run in transfers:
-        words = shlex.split(run.command)
-        for word in words[2:]:
-            key, _, value = word.partition("=")
-            together[str(pathlib.PurePath(run.name).parent)].setdefault(key, {})[value] = None
-    made = [[f"{key}={','.join(values)}" for key, values in keys.items()] for keys in together.values()]
-    return [shlex.join(["kipx", "transfer", *(["-m"] if "," in " ".join(words) else []), *words]) for words in made]
+        sweep = run.path.parent
+        together[sweep if (sweep / sweeps.FILE).is_file() else run.path].append(run)
+    return [_as_one(runs) if runs[0].path != folder else runs[0].command for folder, runs in together.items()]
+
+
+def _as_one(runs):
+    """The command of a sweep, from those of its jobs."""
+    together = collections.defaultdict(dict)
+    for word in (word for run in runs for word in shlex.split(run.command)[2:]):
+        key, _, value = word.partition("=")
+        together[key][value] = None
+    return shlex.join(["kipx", "transfer", "-m", *(f"{key}={','.join(values)}" for key, values in together.items())])
 
 
 def _in_order(points, keys):
@@ -134,7 +157,7 @@ def _notes(trained):
 def _settings(run):
     summary, trainer, network = run.summary, run.config["trainer"], run.config["network"]
     return {
-        SET: run.source,
+        SET: run.config["run"],
         STEP: _step(run),
         "data set": run.dataset,
         "images": summary["images"],

@@ -83,9 +83,11 @@ class Run(NamedTuple):
 
     @property
     def kernel(self):
-        """Its kernel in a word, such as 'convnet 3'; of several, their names."""
-        members = self.at("kernel", "members")
-        return " + ".join(members) if members else f"{self.option('kernel', 'architecture')} {self.depth}"
+        """Its kernel in words, such as 'NTK of convnet depth 3'; of several, their names."""
+        section = self.config["kernel"]
+        if section.get("members"):
+            return " + ".join(section["members"])
+        return f"{section['kind'].upper()} of {folders.architecture(section['architecture'])}"
 
     def at(self, *keys):
         """A value of the config, None where it has none."""
@@ -126,7 +128,7 @@ def _read(path, name):
     checks.integer("steps", run.steps, at_least=0)
     checks.integer("support.per_class", run.per_class, at_least=1)
     checks.not_negative("augment.rate", run.at("augment", "rate") or 0)
-    if not run.dataset or not isinstance(run.at("kernel"), dict):
+    if not run.dataset or not run.kernel:
         raise checks.UserError(f"{artifacts.CONFIG} names no data set or kernel")
     return run
 

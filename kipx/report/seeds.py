@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 
+from kipx.report import folders
 from kipx.report.tables import mean_and_spread
 
 _NO_SETTING = ("seed", "steps", "engine", "logger", "resume", "checkpoint", "baseline")
@@ -28,8 +29,9 @@ def best(runs):
 
 
 def _setting(run):
-    """All that decides a run's number but its seed: its config and how far it is."""
+    """All that decides a run's number but its seed: its config, but for where its data lie, and how far it is."""
     decisive = {key: value for key, value in run.config.items() if key not in _NO_SETTING}
+    decisive["dataset"] = folders.anywhere(run.config["dataset"])
     return json.dumps(decisive, sort_keys=True, default=str), run.finished, run.measured[0]
 
 
