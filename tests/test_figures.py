@@ -261,6 +261,18 @@ def test_commands_that_were_no_sweep_stay_apart(put):
     ]
 
 
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_runs_of_before_a_setting_was_there_are_shown(put, number):
+    for step in (0, 2):
+        folder = put(str(step), [0.7, 0.8], step=step)
+        kept = artifacts.read_config(folder)
+        del kept["trainer"]["centred"], kept["trainer"]["l2"], kept["network"]["parameterization"], kept["augment"]
+        artifacts.write_config(folder, kept)
+    table, troubles, _ = figure(put.folder, number)
+    assert table.rows
+    assert not troubles
+
+
 def test_equal_runs_count_once(put):
     put("a", [0.7, 0.8], step=0)
     put("b", [0.7, 0.8], step=0)

@@ -155,6 +155,7 @@ def _notes(trained):
 
 
 def _settings(run):
+    """Those of a run; one that its kipx did not have yet is None."""
     summary, trainer, network = run.summary, run.config["trainer"], run.config["network"]
     return {
         SET: run.config["run"],
@@ -164,12 +165,12 @@ def _settings(run):
         "preprocessing": summary["preprocessing"],
         NETWORK: run.network,
         WIDTH: run.width,
-        "parameterization": network["parameterization"],
-        NORMALIZATION: network["normalization"],
+        "parameterization": network.get("parameterization"),
+        NORMALIZATION: network.get("normalization"),
         LOSS: LOSSES.get(run.loss, run.loss),
-        **{name: trainer[key] for name, key in _OF_TRAINER.items()},
-        "augmentation rate": run.config["augment"]["rate"],
-        "seed": run.config["seed"],
+        **{name: trainer.get(key) for name, key in _OF_TRAINER.items()},
+        "augmentation rate": run.config.get("augment", {}).get("rate"),
+        "seed": run.config.get("seed"),
     }
 
 
