@@ -94,7 +94,7 @@ def test_images_in_the_order_of_their_classes_need_no_labels(tmp_path):
     path.write_bytes(pt.to_bytes(np.repeat(IMAGES, 2, axis=0)))
     np.testing.assert_array_equal(read(path, labels="by_class").labels.argmax(axis=1), [0, 0, 1, 1])
     with pytest.raises(
-        checks.UserError, match=r"holds images alone; give labels\.path=<file>, or labels\.path=by_class"
+        checks.UserError, match=r"holds images alone; give kipx import labels\.path=<file>, or labels\.path=by_class"
     ):
         read(path)
     with pytest.raises(checks.UserError, match=r"labels\.path: expected a file of labels, or by_class, got no\.pt"):

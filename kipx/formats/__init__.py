@@ -41,8 +41,8 @@ def read(path, *, labels=None, entry=0):
         return {**_without_labels(found, path), **torch.labels_of(_file("labels.path", labels, "labels, or by_class"))}
     if "labels" not in found and "soft_labels" not in found:
         raise checks.UserError(
-            f"{path}: holds images alone; give labels.path=<file>, or labels.path=by_class where they are in the order "
-            "of their classes, equally many of each"
+            f"{path}: holds images alone; give kipx import labels.path=<file>, or labels.path=by_class where they "
+            "are in the order of their classes, equally many of each"
         )
     return found
 
