@@ -113,7 +113,10 @@ def text(rows):
             "",
             "- **losses apart**: the largest relative difference of those steps' training losses, then and now;",
             "- **start**, **end**: test accuracy of the first images and of what was learned or solved, in percent;",
-            "- **settings**: those of the run that the command sets to something else today.",
+            "- **settings**: those of the run that the command sets to something else today; `steps` where it went on.",
+            "",
+            "A run that has not ended states the accuracy of its last test, and its set may be of a later step. Early "
+            "steps of `mnist_gauss_newton` were taken with older versions of the same sums ([settings](settings.md)).",
             "",
             f"{same} of {len(rows)} end with the same test accuracy to one image in ten thousand.",
             "",
