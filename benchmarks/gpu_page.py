@@ -5,8 +5,8 @@ import pathlib
 
 from kernel import operations
 
-from kipx.architecture import convnet
-from kipx.kernel.stages import make_stages, make_tiles
+from kipx.architecture import convnet, myrtle
+from kipx.kernel.stages import make_stages, make_tiles, own_stages
 
 PEAK = {"NVIDIA H200": (67, 4.8), "NVIDIA H100 80GB HBM3": (67, 3.35)}  # float32 Tflop/s and TB/s by the data sheet
 TEXT = """# On a GPU
@@ -44,10 +44,10 @@ same walk: each row is computed once more, and its cotangents follow a few rows 
 to one pixel of image b is added in shared memory, in one order, so that the same call gives the same bits.
 
 Images up to 64 pixels wide with at most 4 channels, stages of up to three 3x3 convolutions with ReLUs, 2x2 pools, and a
-gradient that fits a block's shared memory: ConvNet takes 60 KB of it at 32x32x3 and 200 KB at 64x64x3, Myrtle10 144 KB
-at 32x32x3; an H100 or H200 has 227 KB, most other cards 99 KB. What else there is (Conv-Vec 8, FC, float64, a GPU
-without CuPy) runs in plain JAX. The first call compiles for
-{compile_s:.0f} s, forward and gradient together, as measured with all stages unrolled; only the first one is now.
+gradient that fits a block's shared memory: ConvNet takes {small} KB of it at 32x32x3 and {large} KB at 64x64x3,
+Myrtle10 {myrtle} KB at 32x32x3; an H100 or H200 has 227 KB, most other cards 99 KB. What else there is (Conv-Vec 8, FC,
+float64, a GPU without CuPy) runs in plain JAX. The first call compiles for {compile_s:.0f} s, forward and gradient
+together, as measured with all stages unrolled; only the first one is now.
 
 Without a GPU the tests compile the same kernels for a CPU, and run them thread by thread (`tests/emulated.py`).
 
@@ -88,12 +88,21 @@ def write(page_path, *json_paths):
         forward=forward,
         times=forward / max(compute_us, bytes_us),
         compile_s=results["compile_s"],
+        small=shared_kb(convnet(), 32),
+        large=shared_kb(convnet(), 64),
+        myrtle=shared_kb(myrtle(depth=10), 32),
         errors="\n".join(
             f"| {name} | {' | '.join(f'{e:.0e}' for e in (*of['ntk'], *of['nngp']))} |"
             for name, of in results["errors"].items()
         ),
     )
     pathlib.Path(page_path).write_text(text)
+
+
+def shared_kb(architecture, side):
+    """Shared memory that a block of the gradient takes."""
+    stages = *make_stages(architecture, (side, side, 3)), *own_stages(architecture, (side, side, 3))
+    return max(stage.shared_bytes("backward") for stage in stages) // 1024
 
 
 def table(results):

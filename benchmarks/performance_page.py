@@ -4,6 +4,7 @@ import matplotlib
 import numpy as np
 
 from kipx.architecture import AvgPool, Conv, convnet
+from kipx.kernel import build
 from kipx.kernel.layers import place
 
 matplotlib.use("Agg")
@@ -58,7 +59,8 @@ three pools only offsets up to 7 are needed, in each direction: {kept:,} pairs. 
 the loop takes one offset of one pair of images, a plane of 32x32 numbers, through all layers up to the next pool while
 it lies in the fastest cache, and keeps only the pooled sums. Going back, it computes the plane once more instead of
 storing it. Nothing of full size ever reaches memory, and any number of pairs takes the memory of one. Only Gauss-Newton
-asks for each pair's own gradient: 172 KB at 32x32x3 (`kernel_fn.jacobian_bytes`), in blocks of 32 x 32 pairs.
+asks for each pair's own gradient: {jacobian_kb:.0f} KB at 32x32x3 (`kernel_fn.jacobian_bytes`),
+in blocks of 32 x 32 pairs.
 
 **Planes are flat.** A plane lies in memory in the coordinates of the first image; the second image's maps are read
 from a shifted start, so windows, ReLUs and products of pixels are long vector loops. Variances belong to one image and
@@ -103,6 +105,7 @@ def page(results, picture="docs/offset_bands.png"):
         **results["compile_s"],
         memory="\n".join(memory(n, m) for n, m in results["memory_mb"].items()),
         kept=kept,
+        jacobian_kb=build(convnet()).jacobian_bytes((32, 32, 3)) / 1e3,
     )
 
 

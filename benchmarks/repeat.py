@@ -19,7 +19,7 @@ from kernel import processor
 
 from kipx import artifacts, track
 from kipx.machine import cores
-from kipx.report import folders, runs
+from kipx.report import folders, listing, runs
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 KIPX = str(pathlib.Path(sys.executable).with_name("kipx"))
@@ -89,15 +89,10 @@ def measured(run):
         return folders.json_object(pathlib.Path(folder) / "evaluation.json")["test_accuracy"]
 
 
-def changed(then, now, prefix=""):
-    """Names of the settings that both configs have and that differ, but for what QUICKER sets and what says where."""
-    found = []
-    for key in sorted(set(then) & set(now) - {"data_dir", "draws", "tested_from", "progress"}):
-        if isinstance(then[key], dict) and isinstance(now[key], dict):
-            found += changed(then[key], now[key], f"{prefix}{key}.")
-        elif then[key] != now[key]:
-            found.append(prefix + key)
-    return found
+def changed(then, now):
+    """Names of the settings that both configs have and that differ, but for those that QUICKER sets."""
+    then, now = map(listing.settings, (then, now))
+    return [key for key in sorted(then) if then[key] != now.get(key, then[key]) and key != "baseline.draws"]
 
 
 def text(rows):

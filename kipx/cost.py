@@ -132,10 +132,9 @@ def of_steps(kernels, *, n_support, n_target, n_train, n_test, classes, shape, j
     state = n_support * (4 * pixels + 8 * classes)  # and as much again for each of Adam's two moments and the gradient
     fewer = "take fewer images"
     smaller = "lower target.batch_size or support.per_class"
-    largest = max(
-        (_block(*kernel, n_support, n_target, min(n_test, BATCH), shape, jacobian) for kernel in kernels),
-        key=lambda need: need.certain_bytes,
-    )
+    sizes = n_support, n_target, min(n_test, BATCH)
+    blocks = (_block(*kernel, sizes, shape, jacobian) for kernel in kernels)
+    largest = max(blocks, key=lambda need: need.certain_bytes)
     entries = matrices * pixels  # of the Jacobian, where there is one
     return [
         largest,
@@ -147,8 +146,9 @@ def of_steps(kernels, *, n_support, n_target, n_train, n_test, classes, shape, j
     ]
 
 
-def _block(kernel_fn, layout, n_support, n_target, n_test, shape, jacobian):
-    """Need of the largest block of a step, with its gradient, or of an evaluation, without."""
+def _block(kernel_fn, layout, sizes, shape, jacobian):
+    """Need of the largest block of a step, with its gradient, or of an evaluation, without; sizes as in `of_steps`."""
+    n_support, n_target, n_test = sizes
     pair, each = (_of_pair(kernel_fn, name, shape) for name in ("pair_bytes", "jacobian_bytes"))
     with_gradient = max(pair, each * jacobian)
     step = [layout(n_support, None, shape), layout(n_target, n_support, shape)]

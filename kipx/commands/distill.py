@@ -24,6 +24,7 @@ from kipx import (
 from kipx.commands import keep, posing, solving, stop
 from kipx.engine import hosts
 from kipx.report.pictures import support_png
+from kipx.report.tables import natural_draws
 
 
 class Problem(NamedTuple):
@@ -265,9 +266,7 @@ def table(folder, summary):
     """Title, rows and closing line of the table that a run ends with; accuracies in percent."""
     rows = [("initial images", f"{summary['initial_test_accuracy']:.1%}")]
     if "natural_draws" in summary:
-        mean, std = summary["natural_test_accuracy_mean"], summary.get("natural_test_accuracy_std")
-        spread = "" if std is None else f" \u00b1 {100 * std:.1f}"
-        rows.append((f"{summary['natural_draws']} random natural draws", f"{mean:.1%}{spread}"))
+        rows.append(natural_draws(summary))
     rows.append((f"distilled, {summary['steps']} steps", f"{summary['test_accuracy']:.1%}"))
     rows += sampled.rows(summary)
     return "test accuracy", rows, f"run folder: {folder}"

@@ -88,8 +88,10 @@ def _accuracy(folder):
     try:
         found = folders.summary(folder)
     except folders.DAMAGE as error:
-        path = folder / "summary.json"
-        raise checks.UserError(f"{path}: is torn or no summary; take it from a backup, or remove it") from error
+        raise checks.UserError(
+            f"{folder}: summary.json or config.yaml is torn, or none of a run ({checks.reason(error)}); take it from a "
+            "backup, or remove it"
+        ) from error
     return {SAID[key]: found[key] for key in SAID if isinstance(found.get(key), int | float)}
 
 

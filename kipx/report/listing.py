@@ -17,7 +17,7 @@ def build(runs):
     Returns:
       kipx.report.tables.Table.
     """
-    flat = [settings(run) | {"dataset": run.dataset} for run in runs]
+    flat = [settings(run.config) | {"dataset": run.dataset} for run in runs]
     differing = _differing(flat)
     rows = [
         (run.name, *(one.get(key, "") for key in differing), *_reached(run))
@@ -34,7 +34,7 @@ def of_transfers(transfers):
     Returns:
       kipx.report.tables.Table.
     """
-    flat = [settings(run) for run in transfers]
+    flat = [settings(run.config) for run in transfers]
     differing = _differing(flat)
     sets = list(dict.fromkeys(itertools.chain(*(run.summary.get("sets", {}) for run in transfers))))
     rows = [
@@ -102,9 +102,9 @@ def _reached(run):
     return step, share, duration(run.time_s)
 
 
-def settings(run):
+def settings(config):
     """{dotted key: value} of a config, what is said twice or decides nothing left out."""
-    return {key: value for key, value in _pairs(run.config, "") if not key.startswith(_TWICE)}
+    return {key: value for key, value in _pairs(config, "") if not key.startswith(_TWICE)}
 
 
 def _differing(flat):

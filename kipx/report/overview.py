@@ -102,7 +102,7 @@ def _undone(jobs):
 
 def _shared(both):
     """What all configs say alike."""
-    flat = [listing.settings(run) for run in both]
+    flat = [listing.settings(run.config) for run in both]
     rows = [(key, value) for key, value in (flat[0] if flat else {}).items() if {o.get(key) for o in flat} == {value}]
     return Table("Config that all share", ("key", "value"), rows)
 

@@ -5,7 +5,7 @@ import statistics
 from kipx import artifacts, checks
 from kipx.report import curves, folders, frames, listing
 from kipx.report.page import Page, data_uri
-from kipx.report.tables import Table, duration, percent
+from kipx.report.tables import Table, duration, natural_draws, percent
 
 NAME = "report.html"
 ANALYSIS = "analysis"
@@ -93,10 +93,7 @@ def _facts(run):
     if "initial_test_accuracy" in run.summary:
         facts.append((f"{percent(run.summary['initial_test_accuracy'])}%", "what it began with"))
     if "natural_test_accuracy_mean" in run.summary:
-        std = run.summary.get("natural_test_accuracy_std")
-        spread = "" if std is None else f" ± {percent(std)}"
-        mean = percent(run.summary["natural_test_accuracy_mean"])
-        facts.append((f"{mean}%{spread}", f"{run.summary['natural_draws']} random natural draws"))
+        facts.append(natural_draws(run.summary)[::-1])
     if run.steps:
         facts.append((f"{run.rows[-1]['step'] if run.rows else 0}", f"of {run.steps} steps"))
     return [*facts, (duration(run.time_s), "time of steps")]
@@ -133,7 +130,7 @@ def _evaluations(rows):
 
 
 def _config(run):
-    return Table("Config", ("key", "value"), list(listing.settings(run).items()))
+    return Table("Config", ("key", "value"), list(listing.settings(run.config).items()))
 
 
 def _costs(run):

@@ -59,6 +59,13 @@ def mean_and_spread(shares):
     return percent(np.mean(shares)) + (f" ± {percent(np.std(shares, ddof=1))}" if len(shares) > 1 else "")
 
 
+def natural_draws(summary):
+    """('20 random natural draws', '68.5% ± 4.2') of a run's summary; one draw has no spread."""
+    std = summary.get("natural_test_accuracy_std")
+    mean = f"{percent(summary['natural_test_accuracy_mean'])}%"
+    return f"{summary['natural_draws']} random natural draws", mean + ("" if std is None else f" ± {percent(std)}")
+
+
 def span(numbers):
     """'0.1 to 0.2' from the smallest to the largest, '0.1' where they are one."""
     low, high = min(numbers), max(numbers)
