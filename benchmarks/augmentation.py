@@ -1,4 +1,4 @@
-"""Draws docs/augmentation.png: images, and what `augment=grayscale` and `augment=rgb` make of them.
+"""Draws docs/augmentation.png: images, and what `augment=grayscale`, `rgb` and `geometric` make of them.
 
     python benchmarks/augmentation.py
 
@@ -45,11 +45,12 @@ def rows(pixels, builder):
 def main():
     data = digits.load()
     first = np.stack([data.x_train[data.y_train == c][0] for c in range(COLUMNS)])
-    blocks = [rows(first, augment.grayscale), rows(photographs(), augment.rgb)]
-    figure = Figure(figsize=(8, 8.4), layout="constrained")
+    images = {"grayscale": first, "rgb": photographs(), "geometric": photographs()}
+    figure = Figure(figsize=(8, 12.6), layout="constrained")
     FigureCanvasAgg(figure)
-    for part, block, name in zip(figure.subfigures(2, 1), blocks, ("augment=grayscale", "augment=rgb"), strict=True):
-        part.suptitle(f"{name}: the originals, and {DRAWS} draws", fontsize=10)
+    for part, (name, pixels) in zip(figure.subfigures(len(images), 1), images.items(), strict=True):
+        block = rows(pixels, getattr(augment, name))
+        part.suptitle(f"augment={name}: the originals, and {DRAWS} draws", fontsize=10)
         axes = part.subplots(1 + DRAWS, COLUMNS)
         for axis, image in zip(axes.flat, block.reshape(-1, *block.shape[2:]), strict=True):
             axis.imshow(image.squeeze().astype(np.uint8), cmap="gray", vmin=0, vmax=255, interpolation="nearest")

@@ -19,7 +19,7 @@ GROUPS = {
     "support": ("natural", "noise", "kmeans", "herding"),
     "labels": ("fixed", "learned"),
     "form": ("least_norm", "notebook"),
-    "augment": ("none", "grayscale", "rgb"),
+    "augment": ("none", "grayscale", "rgb", "geometric"),
     "engine": ("dense", "blockwise", "sharded", "pool"),
     "optimizer": ("adam", "sgd", "gauss_newton"),
     "network": ("own", "convnet", "convnet3", "convvec", "convvec8", "fc", "myrtle"),

@@ -32,7 +32,7 @@ GROUPS = {
     "support": "natural noise kmeans herding",
     "labels": "fixed learned",
     "form": "least_norm notebook",
-    "augment": "none grayscale rgb",
+    "augment": "none grayscale rgb geometric",
     "engine": "dense blockwise",
     "optimizer": "adam sgd gauss_newton",
     "network": "own fc convnet",

@@ -14,7 +14,7 @@ import yaml
 from hydra import compose, initialize_config_module
 from test_cli import only
 
-from kipx import arguments, artifacts, checks, config, krr, support, track
+from kipx import arguments, artifacts, checks, config, krr, machine, support, track
 from kipx.commands import distill, solving, stop
 from kipx.commands import label_solve as command
 from kipx.engine import dense
@@ -40,6 +40,13 @@ def solve(tmp_path, tiny_npz):
 
     run.folder = tmp_path
     return run
+
+
+def test_more_memory_than_there_is_is_refused_before_the_fit(solve, monkeypatch):
+    monkeypatch.setattr(machine, "memory", lambda: machine.Memory(1000, None))
+    with pytest.raises(checks.UserError, match="memory: the run would need about .*this machine has 0.001 MB"):
+        solve("run", fit=lambda pixels: pytest.fail("fitted"))
+    assert not (solve.folder / "run").exists()
 
 
 def test_solved_then_evaluated_gives_the_same_number(kipx):

@@ -44,19 +44,34 @@ def grayscale(*, rate: float, rotation_degrees: float = 10.0, shift: float = 0.1
       UserError: a number out of range; from augment, images of other than one channel.
     Source: paper section 3.1; the ranges are the likely ones, the paper does not say.
     """
-    from kipx.augment import geometry  # on dm-pix, which not every machine with JAX has
+    transform = _turn_and_shift(rotation_degrees, shift)
+    return of_a_share(transform, rate, lambda pixels: _check_channels("grayscale", pixels, 1))
 
-    checks.share("augment.shift", shift)
-    if checks.not_negative("augment.rotation_degrees", rotation_degrees) > 180:
-        raise checks.UserError(f"augment.rotation_degrees: expected a number from 0 to 180, got {rotation_degrees}")
+
+def geometric(*, rate: float, rotation_degrees: float = 10.0, shift: float = 0.1, flip: bool = True):
+    """Turns and shifts images of any number of channels, bilinear, edges repeated, then mirrors them by chance.
+
+    Args:
+      rate: the share of a batch, 0 to 1.
+      rotation_degrees: 0 to 180; angles are uniform between minus and plus this.
+      shift: 0 to 1; shifts along each axis are uniform between minus and plus this share of the side.
+      flip: whether each augmented image is mirrored left to right with probability 1/2.
+    Returns:
+      augment, see the module.
+    Raises:
+      UserError: a number out of range.
+    Source: the kinds of change that the authors' KIP notebook offers, but for its shift of channels.
+    """
+    from kipx.augment import geometry
+
+    moved = _turn_and_shift(rotation_degrees, shift)
 
     def transform(key, image):
-        key_angle, key_shift = jax.random.split(key)
-        angle = jax.random.uniform(key_angle, (), np.float32, -1, 1) * np.float32(np.radians(rotation_degrees))
-        shares = jax.random.uniform(key_shift, (2,), np.float32, -1, 1) * np.float32(shift)
-        return geometry.turn_and_shift(image, angle, shares * np.asarray(image.shape[:2], np.float32))
+        key_flip, key_move = jax.random.split(key)
+        image = moved(key_move, image)
+        return geometry.mirror_by_chance(key_flip, image) if flip else image
 
-    return of_a_share(transform, rate, lambda pixels: _check_channels("grayscale", pixels, 1))
+    return of_a_share(transform, rate, lambda pixels: None)
 
 
 def rgb(*, rate: float, flip: bool = True, fill: int = 128):
@@ -85,6 +100,23 @@ def rgb(*, rate: float, flip: bool = True, fill: int = 128):
         return autoaugment.apply(key_policy, levels, fill).astype(np.float32)
 
     return of_a_share(transform, rate, _check_levels)
+
+
+def _turn_and_shift(rotation_degrees, shift):
+    """(key, image) -> the image, turned and shifted by no more than that."""
+    from kipx.augment import geometry  # on dm-pix, which not every machine with JAX has
+
+    checks.share("augment.shift", shift)
+    if checks.not_negative("augment.rotation_degrees", rotation_degrees) > 180:
+        raise checks.UserError(f"augment.rotation_degrees: expected a number from 0 to 180, got {rotation_degrees}")
+
+    def transform(key, image):
+        key_angle, key_shift = jax.random.split(key)
+        angle = jax.random.uniform(key_angle, (), np.float32, -1, 1) * np.float32(np.radians(rotation_degrees))
+        shares = jax.random.uniform(key_shift, (2,), np.float32, -1, 1) * np.float32(shift)
+        return geometry.turn_and_shift(image, angle, shares * np.asarray(image.shape[:2], np.float32))
+
+    return transform
 
 
 def of_a_share(transform, rate, check):

@@ -114,9 +114,7 @@ def pose(
     data, available = load(), available or machine.memory()
     posing.check_images(members, data)
     change = augment(data.x_train, batch_size)  # before the fit, which may take a minute: it may refuse
-    needs = cost.of_data(data.x_train, data.x_test, getattr(fit, "whitens", False))
-    cost.check_fits(needs, available.host, "this machine")
-    split = posing.preprocessed(data, fit)
+    split = posing.preprocessed(data, fit, available)
     x_train, y_train = split.train
     key_support, key_sampler, key_draws = jax.random.split(jax.random.key(seed), 3)
     images, onehot = posing.start(key_support, draw, split)

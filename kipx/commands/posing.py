@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kipx import support
+from kipx import cost, machine, support
 
 
 class Split(NamedTuple):
@@ -28,8 +28,18 @@ def check_images(members, data):
         jax.eval_shape(member.kernel_fn, np.zeros((1, *data.x_train.shape[1:])))
 
 
-def preprocessed(data, fit):
-    """Split of a Dataset, by the preprocessing that `fit` makes of its training images."""
+def preprocessed(data, fit, available=None):
+    """Split of a Dataset, by the preprocessing that `fit` makes of its training images.
+
+    Args:
+      data: Dataset.
+      fit: training pixels -> Preprocessing.
+      available: kipx.machine.Memory that it may take; None for what there is.
+    Raises:
+      UserError: what `fit` refuses, or more memory needed than available.
+    """
+    needs = cost.of_data(data.x_train, data.x_test, getattr(fit, "whitens", False))
+    cost.check_fits(needs, (available or machine.memory()).host, "this machine")
     preprocessing = fit(data.x_train)
     x_train, x_test = preprocessing.apply(data.x_train), preprocessing.apply(data.x_test)
     y_train, y_test = (support.one_hot(y, data.classes) for y in (data.y_train, data.y_test))
