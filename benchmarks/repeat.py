@@ -111,7 +111,9 @@ def text(rows):
             "- **settings**: those of the run that the command sets to something else today; `steps` where it went on.",
             "",
             "A run that has not ended states the accuracy of its last test, and its set may be of a later step. Early "
-            "steps of `mnist_gauss_newton` were taken with older versions of the same sums ([settings](settings.md)).",
+            "steps of `mnist_gauss_newton` were taken with older versions of the same sums ([settings](settings.md)), "
+            "and the augmented grayscale images were interpolated by another library: rounding, 6e-9 of the first loss "
+            "of `fashion_mnist_gauss_newton_aug`, that Gauss-Newton's steps let grow.",
             "",
             f"{same} of {len(rows)} end with the same test accuracy to one image in ten thousand.",
             "",
