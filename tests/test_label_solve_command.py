@@ -44,7 +44,7 @@ def solve(tmp_path, tiny_npz):
 
 def test_more_memory_than_there_is_is_refused_before_the_fit(solve, monkeypatch):
     monkeypatch.setattr(machine, "memory", lambda: machine.Memory(1000, None))
-    with pytest.raises(checks.UserError, match="memory: the run would need about .*this machine has 0.001 MB"):
+    with pytest.raises(checks.UserError, match=r"memory: the run would need about .*this machine has 0\.001 MB"):
         solve("run", fit=lambda pixels: pytest.fail("fitted"))
     assert not (solve.folder / "run").exists()
 
