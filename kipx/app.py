@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from kipx import checks, exits, jobs, sweep
 
 SWEEPS = "hydra.searchpath=[pkg://kipx.sweeps]"  # no config may include one that says this itself
+PATHS = ("resume", "run", "path", "dataset.path", "dataset.data_dir", "dataset.raw_dir", "hydra.run.dir")
 ONE_OF = ("multirun", "run", "cfg", "info")  # what Hydra does, one at a time
 _begun = []  # holds something once overrides have been composed
 _failures = []  # of the one job of this process, if it failed; Hydra would print a line of its own
@@ -31,7 +32,8 @@ def run(commands, command, arguments):
         try:
             checks.one_of("command", command, tuple(commands))
             check_options(arguments)
-            _hydra(commands[command], command, [*without_plus(command, arguments), *_resume_folder(arguments)], launch)
+            typed = map(quoted, without_plus(command, arguments))
+            _hydra(commands[command], command, [*typed, *_resume_folder(arguments)], launch)
         except (Exception, KeyboardInterrupt) as error:
             failed = sweep.close(launch)
             code, message = sweep.explain(error, command)
@@ -127,6 +129,20 @@ def without_plus(command, arguments):
         return f"{group}='{option}'" if option.isdigit() else f"{group}={option}"
 
     return [plain(argument) for argument in arguments]
+
+
+def quoted(argument):
+    """The argument; a path of characters that Hydra's grammar has other uses for, or does not know, gets quotes.
+
+    Left as they are: quotes, interpolations, Hydra's functions, and several paths where there is none of that name.
+    """
+    key, _, path = argument.partition("=")
+    if key.lstrip("+") not in PATHS or re.fullmatch(r"[\w/.:+@%-]*", path, re.ASCII):
+        return argument
+    if re.match(r"['\"\[]|\w+\(", path) or "${" in path or ("," in path and not pathlib.Path(path).exists()):
+        return argument
+    inside = path.replace("'", "\\'")
+    return f"{key}='{inside}'"
 
 
 def _open_groups(config):

@@ -275,9 +275,11 @@ def _version(name):
 
 
 def _git_commit():
-    source = pathlib.Path(__file__).parent
+    """The commit of kipx's own repository; None where it is installed, be it within somebody else's."""
+    source = pathlib.Path(__file__).parents[1]
+    asked = ["git", "-C", source, "rev-parse", "--show-toplevel", "HEAD"]
     try:
-        done = subprocess.run(["git", "-C", source, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+        top, commit = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError, ValueError):
         return None
-    return done.stdout.strip() or None
+    return commit if pathlib.Path(top).resolve() == source.resolve() else None

@@ -54,6 +54,17 @@ def test_evaluate_tells_the_norm_that_a_run_weighs(kipx):
     assert told == pytest.approx(weighed, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["é", "a=1,b=2", "it's (one)", "[x] {y} z"])
+def test_folders_may_have_any_name(name, kipx):
+    made, folder = kipx.folder / "made", kipx.folder / name
+    assert kipx("distill", *FAST, f"hydra.run.dir={made}")[0] == 0
+    made.rename(folder)
+    code, _, err = kipx("distill", f"resume={folder}", "steps=3")
+    assert code == 0, err
+    code, _, err = kipx("evaluate", f"run={folder}", "hydra.run.dir=again")
+    assert code == 0, err
+
+
 def test_prepare_then_distill_then_go_on_with_the_data_elsewhere(kipx, monkeypatch):
     small = official.make("mnist")
     monkeypatch.setitem(SOURCES, "mnist", small.source)

@@ -107,6 +107,57 @@ def test_a_finished_run_can_go_further(done, kipx):
     assert row["environment"] == artifacts.environment()
 
 
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        ("checkpoints", "resume: run has support.npz but no checkpoint; put its checkpoints back, or set another"),
+        ("metrics.jsonl", "run/metrics.jsonl: expected rows to step 40, got none; take it from a backup"),
+    ],
+)
+def test_a_run_that_lost_a_part_is_not_begun_anew(lost, message, done, kipx):
+    path = done / "run" / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = {file: file.read_bytes() for file in (done / "run").rglob("*") if file.is_file()}
+    code, _, err = kipx("distill", "resume=run", "steps=42")
+    assert (code, message in err) == (2, True), err
+    assert all(file.read_bytes() == content for file, content in before.items())
+
+
+def test_a_run_that_goes_on_has_no_manifest_until_it_ends(done, monkeypatch, kipx):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(distill, "_steps", stopped)
+        assert kipx("distill", "resume=run", "steps=42")[0] == 130
+    assert not (done / "run" / "manifest.json").exists()
+    assert kipx("distill", "resume=run")[0] == 0
+    assert (done / "run" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_signal_at_the_last_step_is_heeded_too(steps, tmp_path, monkeypatch, kipx):
+    plain = distill.evaluate.remembering
+
+    def remembering(test):
+        def at_last(images, labels):
+            calls.append(len(calls))
+            if len(calls) == 1 + min(steps, 2):  # rows of steps 0, 1 and 2
+                os.kill(os.getpid(), signal.SIGINT)
+            return test(images, labels)
+
+        calls = []
+        return plain(at_last)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(distill.evaluate, "remembering", remembering)
+        code, _, err = kipx(*ARGUMENTS, f"steps={steps}", "hydra.run.dir=run")
+    assert (code, f"stopped at step {steps}; go on with kipx distill resume=" in err) == (130, True), err
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert kipx("distill", "resume=run")[0] == 0
+    assert rows(tmp_path / "run")[-1]["step"] == steps
+
+
 @pytest.mark.parametrize("key", ["engine.block_size", "logger.entity"])
 def test_a_resumed_run_may_change_what_was_null(key, done, kipx):
     path = done / "run" / "config.yaml"

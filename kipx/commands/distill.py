@@ -188,6 +188,7 @@ def _learn(kept, problem, steps):
             keeper.record({"step": 0, **problem.evaluate(problem.start.images, problem.start.labels)})
             keeper.save(problem.start)
             kept.mirror.see(0, partial(_shown, problem, problem.start))
+            stop.check(caught, "step 0")
         return _steps(problem, keeper, steps, kept.every_s, caught)
 
 
@@ -206,13 +207,12 @@ def _steps(problem, keeper, steps, every_s, caught):
                 row.update(_tested(problem, new))
             keeper.record(row)
             state = new  # good: its row is written
-            if due and state.step < steps:  # the last one is written below
-                keeper.publish(state)
             if due or time.monotonic() - saved > every_s:
                 keeper.save(state)
                 saved = time.monotonic()
-            if state.step < steps:
-                stop.check(caught, f"step {state.step}")
+            if due and state.step < steps:  # the last one is written below; a set is never without a checkpoint
+                keeper.publish(state)
+            stop.check(caught, f"step {state.step}")
             began = time.monotonic()
     finally:
         keeper.save(state)

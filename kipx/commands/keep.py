@@ -114,8 +114,12 @@ def open_run(run, start, *, steps, publish=lambda state: None, **seen):
         done = -1 if state is None else state.step
         if done > steps:
             raise checks.UserError(f"steps: expected at least {done}, the steps already done, got {steps}")
+        _check_whole(run.folder, done)
         if state is not None:
             note_resumed(run, done)
+        if done < steps:
+            with files.storing(manifest := run.folder / artifacts.MANIFEST):
+                manifest.unlink(missing_ok=True)  # of an end that is no longer one
         artifacts.write_config(run.folder, run.config)  # not before the checkpoint has been accepted
         log = track.jsonl(run.folder, after=done)
         for row in track.rows(run.folder):
@@ -131,6 +135,19 @@ def open_run(run, start, *, steps, publish=lambda state: None, **seen):
 
             save = partial(checkpoints.save, manager, config_hash=origin)
             yield Keeper(_shared(state, start), record, save, publish)
+
+
+def _check_whole(folder, done):
+    """Refuses to go on where what a run leaves behind it is gone: it would begin anew, over what there is."""
+    ended = [name for name in (artifacts.SUPPORT, "summary.json") if (folder / name).exists()]
+    if done < 0 and ended:
+        raise checks.UserError(
+            f"resume: {folder} has {ended[0]} but no checkpoint; put its checkpoints back, or set another hydra.run.dir"
+        )
+    if done >= 0 and not track.rows(folder):
+        raise checks.UserError(
+            f"{folder / artifacts.METRICS}: expected rows to step {done}, got none; take it from a backup"
+        )
 
 
 def _shared(state, start):

@@ -1,6 +1,7 @@
 """How a run is stopped: signals are noted, the run saves its state, and its message says how to go on."""
 
 import contextlib
+import shlex
 import signal
 import threading
 
@@ -51,5 +52,6 @@ def resumable(command, folder):
         yield
     except (KeyboardInterrupt, checks.EngineError, checks.StorageError) as stopped:
         if hosts.leads():
-            stopped.args = (f"{str(stopped) or 'interrupted'}; go on with kipx {command} resume={folder}",)
+            typed = shlex.join(["kipx", command, f"resume={folder}"])
+            stopped.args = (f"{str(stopped) or 'interrupted'}; go on with {typed}",)
         raise

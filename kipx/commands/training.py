@@ -79,8 +79,7 @@ def run(trainer, problem, begun, keeper, pace):
             if time.monotonic() - saved > pace.every_s:
                 keeper.save(state)
                 saved = time.monotonic()
-            if state.step < pace.steps:
-                stop.check(pace.caught, f"step {state.step}")
+            stop.check(pace.caught, f"step {state.step}")
     finally:
         if state is not None:  # what has not been measured at step 0 begins anew
             keeper.save(state)
