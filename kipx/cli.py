@@ -3,12 +3,13 @@
 Nothing heavy is imported before a command runs, so that help and completion answer at once.
 """
 
+import os
 import pathlib
 import sys
 
 from hydra.core.hydra_config import HydraConfig
 
-from kipx import app, checks, exits
+from kipx import app, checks, exits, notes
 
 HELP = """kipx distils data sets with the kernels of infinitely wide networks.
 
@@ -87,7 +88,7 @@ def transfer(cfg):
     folder, overrides, cfg = _new_or_resumed(cfg, merged.TRANSFER_MAY_CHANGE)
     values, distilled = transfer_set.read(cfg)
     summary = command.run(folder, overrides=overrides, config=values, **arguments.transfer(values, distilled))
-    _print_table(*command.table(folder, summary), columns=command.COLUMNS)
+    _print_end(*command.table(folder, summary), columns=command.COLUMNS)
 
 
 def analyze(cfg):
@@ -203,7 +204,7 @@ def _run_in_folder(command, cfg, schema, build):
     values = config.plain(cfg, schema)
     summary = command.run(folder, overrides=overrides, config=values, **build(values))
     if hosts.leads():
-        _print_table(*command.table(folder, summary))
+        _print_end(*command.table(folder, summary))
 
 
 def _new_or_resumed(cfg, *may_change):
@@ -223,10 +224,19 @@ def _start_jax():
     jax.config.update("jax_enable_x64", True)
 
 
+def _print_end(*table, **how):
+    """Prints the table that a run ends with; the run is whole without it."""
+    try:
+        _print_table(*table, **how)
+    except checks.StorageError as error:
+        notes.note(error)
+
+
 def _print_table(title, rows, closing, columns=()):
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from kipx import files, track
 
     title = Text(checks.printable(title), style="table.title")  # a Text in which brackets are brackets
     table = Table(title=title, title_justify="left", show_header=bool(columns))
@@ -234,9 +244,15 @@ def _print_table(title, rows, closing, columns=()):
         table.add_column(Text(checks.printable(name.lstrip(">"))), justify="right" if name.startswith(">") else "left")
     for row in rows:
         table.add_row(*(Text(checks.printable(cell)) for cell in row))
-    console = Console()
+    console = track.Steady()
     if columns and not console.is_terminal:
         console.width = 250  # nobody's screen
-    console.print(table)
-    for line in closing.split("\n"):
-        console.print(Text(checks.printable(line)), soft_wrap=True)
+    try:
+        with files.storing("stdout"):
+            console.print(table)
+            for line in closing.split("\n"):
+                console.print(Text(checks.printable(line)), soft_wrap=True)
+    except checks.StorageError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes what is left when it ends
+        if not isinstance(error.__cause__, BrokenPipeError):  # `| head` has read what it wanted
+            raise

@@ -54,12 +54,17 @@ def run(command, launch, cfg):
     record = {"launch": launch.name, "job": hydra.job.num, "overrides": list(hydra.overrides.task)}
     if hydra.runtime.choices["hydra/launcher"] == "basic":
         here.append(record)
-        print(_begins(launch, record), file=sys.stderr)
+        _say(_begins(launch, record))
         _attempt(command, cfg, folder, record)
     else:
         if launch.opened.get("jobs"):
-            print(_begins(launch, record), file=sys.stderr)
+            _say(_begins(launch, record))
         _apart(command, cfg, folder, record, launch.folder)
+
+
+def _say(line):
+    with contextlib.suppress(OSError):  # nobody listens any more: the jobs go on
+        print(line, file=sys.stderr)
 
 
 def _begins(launch, record):

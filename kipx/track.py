@@ -136,13 +136,16 @@ def progress(total, *, done, show, title="distill", measured="test"):
       title: the command.
       measured: on which images accuracy is told: 'test' or 'validation'.
     """
-    console, accuracy = Console(stderr=True), f"{measured}_accuracy"
+    console, accuracy = Steady(stderr=True), f"{measured}_accuracy"
     if not show:
         yield lambda row: None
     elif not console.is_terminal:
-        yield (
-            lambda row: accuracy in row and console.print(_line(row, total, measured), highlight=False, soft_wrap=True)
-        )
+
+        def show_line(row):
+            if accuracy in row:
+                console.print(_line(row, total, measured), highlight=False, soft_wrap=True)
+
+        yield _while_seen(show_line)
     else:
         columns = (
             TextColumn(f"[bold]{title}"),
@@ -161,7 +164,30 @@ def progress(total, *, done, show, title="distill", measured="test"):
                 loss = _loss(row, 4) or "compiling"
                 bar.update(task, completed=row["step"], description=f"{loss} {test[0]}")
 
-            yield show_row
+            yield _while_seen(show_row)
+
+
+class Steady(Console):
+    """A console whose broken pipe is an OSError like others, where rich would end the process."""
+
+    def on_broken_pipe(self):
+        """Is called by rich where it handles the error."""
+        raise
+
+
+def _while_seen(show):
+    """What shows something, until it cannot: a terminal, a pipe or a log that is gone stops no run."""
+    seen = True
+
+    def shown(what):
+        nonlocal seen
+        try:
+            if seen:
+                show(what)
+        except OSError:
+            seen = False
+
+    return shown
 
 
 @contextlib.contextmanager
@@ -172,7 +198,7 @@ def counting(what, total, *, done, show, every_s=10.0):
       what: is counted, a plural.
       total: of them; done: before; show: False for silence.
     """
-    console = Console(stderr=True)
+    console = Steady(stderr=True)
     if not show:
         yield lambda n: None
     elif not console.is_terminal:
@@ -185,12 +211,12 @@ def counting(what, total, *, done, show, every_s=10.0):
                 left = (said - began) / max(n - done, 1) * (total - n)
                 console.print(f"{what} {n}/{total}  {left:.0f} s left", highlight=False, soft_wrap=True)
 
-        yield show_line
+        yield _while_seen(show_line)
     else:
         columns = TextColumn(f"[bold]{what}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as bar:
             task = bar.add_task(what, total=total, completed=done)
-            yield lambda n: bar.update(task, completed=n)
+            yield _while_seen(lambda n: bar.update(task, completed=n))
 
 
 def _line(row, total, measured):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -26,6 +27,19 @@ def folder(request, tmp_path):
         config={"ridge": 1.0},
     )
     return tmp_path
+
+
+def test_the_commit_is_of_kipxs_own_repository(tmp_path, monkeypatch):
+    module = tmp_path / "theirs" / "site" / "kipx" / "artifacts.py"
+    module.parent.mkdir(parents=True)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C"]
+    for own in ("theirs", "theirs/site"):
+        subprocess.run(["git", "init", "-q", tmp_path / own], check=True)
+        subprocess.run([*git, tmp_path / own, "commit", "-q", "--allow-empty", "-m", own], check=True)
+        monkeypatch.setattr(artifacts, "__file__", str(module))
+        asked = ["git", "-C", tmp_path / own, "rev-parse", "HEAD"]
+        commit = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        assert artifacts.environment()["git_commit"] == (None if own == "theirs" else commit)
 
 
 def test_a_set_comes_back_with_its_preprocessing(folder):

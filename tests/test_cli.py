@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -52,6 +53,28 @@ def test_evaluate_tells_the_norm_that_a_run_weighs(kipx):
     assert (code, re.search(r"squared RKHS norm *│ *(\S+)", out)[1]) == (0, f"{weighed:.3g}")
     told = json.loads((kipx.folder / "again" / "evaluation.json").read_text())["rkhs_norm"]
     assert told == pytest.approx(weighed, rel=1e-5)
+
+
+def started(folder, *arguments, **streams):
+    command = [sys.executable, "-c", "from kipx.cli import main; main()", *arguments]
+    return subprocess.Popen(command, cwd=folder, text=True, **streams)
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="no /dev/full")
+def test_runs_go_on_where_nobody_can_listen(tmp_path):
+    with open("/dev/full", "w") as full:
+        sweep = "-m", *FAST, "seed=0,1", "steps=4", "hydra.sweep.dir=sweep"
+        with started(tmp_path, "distill", *sweep, stdout=full, stderr=subprocess.PIPE) as process:
+            process.stderr.readline()
+            process.stderr.close()
+            assert process.wait(timeout=120) == 0
+        for job in (tmp_path / "sweep" / "0", tmp_path / "sweep" / "1"):
+            assert json.loads((job / "job.json").read_text())["code"] == 0
+            assert json.loads((job / "summary.json").read_text())["steps"] == 4
+        asked = "report", "run=sweep/0", "html=false"
+        with started(tmp_path, *asked, stdout=full, stderr=subprocess.PIPE) as process:
+            said = "kipx: stdout: cannot be written (No space left on device); make room, or let it be written\n"
+            assert (process.communicate(timeout=120)[1], process.returncode) == (said, 3)
 
 
 @pytest.mark.parametrize("name", ["é", "a=1,b=2", "it's (one)", "[x] {y} z"])
