@@ -50,8 +50,8 @@ class Launch(NamedTuple):
 def run(command, launch, cfg):
     """Runs one job of a sweep; Hydra's task function, so importable by name from any process."""
     hydra = HydraConfig.get()
-    folder = pathlib.Path(hydra.runtime.output_dir)
     record = {"launch": launch.name, "job": hydra.job.num, "overrides": list(hydra.overrides.task)}
+    folder = _of_record(pathlib.Path(hydra.runtime.output_dir), record)
     if hydra.runtime.choices["hydra/launcher"] == "basic":
         here.append(record)
         _say(_begins(launch, record))
@@ -60,6 +60,15 @@ def run(command, launch, cfg):
         if launch.opened.get("jobs"):
             _say(_begins(launch, record))
         _apart(command, cfg, folder, record, launch.folder)
+
+
+def _of_record(folder, record):
+    """A job's folder, for its record; one beside it where it holds a run of another sweep, whose record stays."""
+    if read(folder).get("launch") in (None, record["launch"]) or not (folder / "config.yaml").is_file():
+        return folder
+    beside = folder.with_name(f"{folder.name}_refused")
+    beside.mkdir(exist_ok=True)
+    return beside
 
 
 def _say(line):

@@ -181,6 +181,16 @@ def test_failures_of_an_earlier_sweep_in_the_folder_are_not_this_ones(swept):
     assert swept("hydra.sweep.subdir=new${hydra.job.num}", "seed=0")[0] == 0
 
 
+def test_a_sweep_again_in_its_folder_leaves_the_records_of_the_first(swept, tmp_path):
+    assert swept("seed=0,1")[0] == 0
+    first = [jobs.read(tmp_path / "sweep" / name) for name in "01"]
+    code, _, err = swept("seed=1,2")
+    assert (code, "already holds a run" in err) == (2, True)
+    assert [jobs.read(tmp_path / "sweep" / name) for name in "01"] == first
+    refused = [jobs.read(tmp_path / "sweep" / f"{name}_refused") for name in "01"]
+    assert [(one["code"], one["overrides"][-1]) for one in refused] == [(2, "seed=1"), (2, "seed=2")]
+
+
 def test_a_resumed_job_is_done(swept, tmp_path, monkeypatch):
     assert swept("seed=0")[0] == 0
     record = jobs.read(tmp_path / "sweep" / "0")
