@@ -141,8 +141,7 @@ def quoted(argument):
         return argument
     if re.match(r"['\"\[]|\w+\(", path) or "${" in path or ("," in path and not pathlib.Path(path).exists()):
         return argument
-    inside = path.replace("'", "\\'")
-    return f"{key}='{inside}'"
+    return f"{key}={sweep.in_quotes(path)}"
 
 
 def _open_groups(config):
@@ -159,8 +158,7 @@ def _resume_folder(arguments):
         return []
     if not (pathlib.Path(folder) / "config.yaml").is_file():
         raise checks.UserError(f"resume: expected a run folder, one with config.yaml, got {folder}")
-    quoted = folder.replace("'", "\\'")
-    return [f"hydra.run.dir='{quoted}'"]
+    return [f"hydra.run.dir={sweep.in_quotes(folder)}"]
 
 
 def complete(commands, arguments):

@@ -26,6 +26,7 @@ from omegaconf import OmegaConf
 
 from kipx import exits, untrusted
 from kipx.artifacts import JOB, write_json
+from kipx.notes import tell
 from kipx.report.tables import duration
 
 CHILD = "from kipx.jobs import child; child()"
@@ -54,11 +55,11 @@ def run(command, launch, cfg):
     folder = _of_record(pathlib.Path(hydra.runtime.output_dir), record)
     if hydra.runtime.choices["hydra/launcher"] == "basic":
         here.append(record)
-        _say(_begins(launch, record))
+        tell(_begins(launch, record))
         _attempt(command, cfg, folder, record)
     else:
         if launch.opened.get("jobs"):
-            _say(_begins(launch, record))
+            tell(_begins(launch, record))
         _apart(command, cfg, folder, record, launch.folder)
 
 
@@ -69,11 +70,6 @@ def _of_record(folder, record):
     beside = folder.with_name(f"{folder.name}_refused")
     beside.mkdir(exist_ok=True)
     return beside
-
-
-def _say(line):
-    with contextlib.suppress(OSError):  # nobody listens any more: the jobs go on
-        print(line, file=sys.stderr)
 
 
 def _begins(launch, record):

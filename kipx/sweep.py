@@ -37,10 +37,9 @@ class Opened(Callback):
     def on_multirun_start(self, config, **_):
         """Notes folder and launcher; makes the folder absolute, since launchers may run jobs elsewhere."""
         folder = os.path.abspath(config.hydra.sweep.dir)
-        quoted = folder.replace("'", "\\'")
         with read_write(config), open_dict(config):
             config.hydra.sweep.dir = folder
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={in_quotes(folder)}")
             if "ray" in config.hydra.launcher:
                 _settle(config.hydra.launcher.ray.init)
         _opened.update(folder=folder, began=time.time(), jobs=len(grid.jobs(config.hydra)))
@@ -48,6 +47,11 @@ class Opened(Callback):
         if _opened["launcher"] != "basic" and threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, _stop)
+
+
+def in_quotes(path):
+    """A path as a value of Hydra's grammar, whatever characters it has."""
+    return "'" + path.replace("'", "\\'") + "'"
 
 
 def _settle(init):

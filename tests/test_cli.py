@@ -11,6 +11,7 @@ import contract
 import numpy as np
 import official
 import pytest
+from test_resume import KIPX
 
 from kipx import app
 from kipx.data.sources import SOURCES
@@ -55,16 +56,12 @@ def test_evaluate_tells_the_norm_that_a_run_weighs(kipx):
     assert told == pytest.approx(weighed, rel=1e-5)
 
 
-def started(folder, *arguments, **streams):
-    command = [sys.executable, "-c", "from kipx.cli import main; main()", *arguments]
-    return subprocess.Popen(command, cwd=folder, text=True, **streams)
-
-
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="no /dev/full")
 def test_runs_go_on_where_nobody_can_listen(tmp_path):
     with open("/dev/full", "w") as full:
+        streams = {"stdout": full, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}
         sweep = "-m", *FAST, "seed=0,1", "steps=4", "hydra.sweep.dir=sweep"
-        with started(tmp_path, "distill", *sweep, stdout=full, stderr=subprocess.PIPE) as process:
+        with subprocess.Popen([*KIPX, "distill", *sweep], **streams) as process:
             process.stderr.readline()
             process.stderr.close()
             assert process.wait(timeout=120) == 0
@@ -72,7 +69,7 @@ def test_runs_go_on_where_nobody_can_listen(tmp_path):
             assert json.loads((job / "job.json").read_text())["code"] == 0
             assert json.loads((job / "summary.json").read_text())["steps"] == 4
         asked = "report", "run=sweep/0", "html=false"
-        with started(tmp_path, *asked, stdout=full, stderr=subprocess.PIPE) as process:
+        with subprocess.Popen([*KIPX, *asked], **streams) as process:
             said = "kipx: stdout: cannot be written (No space left on device); make room, or let it be written\n"
             assert (process.communicate(timeout=120)[1], process.returncode) == (said, 3)
 

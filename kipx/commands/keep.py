@@ -114,7 +114,8 @@ def open_run(run, start, *, steps, publish=lambda state: None, **seen):
         done = -1 if state is None else state.step
         if done > steps:
             raise checks.UserError(f"steps: expected at least {done}, the steps already done, got {steps}")
-        _check_whole(run.folder, done)
+        rows = track.rows(run.folder)
+        _check_whole(run.folder, done, rows)
         if state is not None:
             note_resumed(run, done)
         if done < steps:
@@ -122,8 +123,9 @@ def open_run(run, start, *, steps, publish=lambda state: None, **seen):
                 manifest.unlink(missing_ok=True)  # of an end that is no longer one
         artifacts.write_config(run.folder, run.config)  # not before the checkpoint has been accepted
         log = track.jsonl(run.folder, after=done)
-        for row in track.rows(run.folder):
-            run.mirror.log(row)
+        for row in rows:
+            if row["step"] <= done:
+                run.mirror.log(row)
         watch = track.rounding_watch()
         with track.progress(steps, done=max(done, 0), show=run.show, **seen) as show_row:
 
@@ -137,14 +139,14 @@ def open_run(run, start, *, steps, publish=lambda state: None, **seen):
             yield Keeper(_shared(state, start), record, save, publish)
 
 
-def _check_whole(folder, done):
+def _check_whole(folder, done, rows):
     """Refuses to go on where what a run leaves behind it is gone: it would begin anew, over what there is."""
     ended = [name for name in (artifacts.SUPPORT, "summary.json") if (folder / name).exists()]
     if done < 0 and ended:
         raise checks.UserError(
             f"resume: {folder} has {ended[0]} but no checkpoint; put its checkpoints back, or set another hydra.run.dir"
         )
-    if done >= 0 and not track.rows(folder):
+    if done >= 0 and not rows:
         raise checks.UserError(
             f"{folder / artifacts.METRICS}: expected rows to step {done}, got none; take it from a backup"
         )
