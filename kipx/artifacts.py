@@ -275,11 +275,19 @@ def _version(name):
 
 
 def _git_commit():
-    """The commit of kipx's own repository; None where it is installed, be it within somebody else's."""
+    """The commit of kipx's own repository, "-dirty" behind it where its code or configs are not as committed.
+
+    None where kipx is installed, be it within somebody else's repository.
+    """
     source = pathlib.Path(__file__).parents[1]
-    asked = ["git", "-C", source, "rev-parse", "--show-toplevel", "HEAD"]
     try:
-        top, commit = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()
+        top, commit = _git(source, "rev-parse", "--show-toplevel", "HEAD").splitlines()
+        if pathlib.Path(top).resolve() != source.resolve():
+            return None
+        return commit + ("-dirty" if _git(source, "status", "--porcelain", "kipx", "conf", "sweeps") else "")
     except (OSError, subprocess.CalledProcessError, ValueError):
         return None
-    return commit if pathlib.Path(top).resolve() == source.resolve() else None
+
+
+def _git(source, *words):
+    return subprocess.run(["git", "-C", source, *words], capture_output=True, text=True, check=True).stdout

@@ -39,7 +39,13 @@ def test_the_commit_is_of_kipxs_own_repository(tmp_path, monkeypatch):
         monkeypatch.setattr(artifacts, "__file__", str(module))
         asked = ["git", "-C", tmp_path / own, "rev-parse", "HEAD"]
         commit = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-        assert artifacts.environment()["git_commit"] == (None if own == "theirs" else commit)
+        if own == "theirs":
+            assert artifacts.environment()["git_commit"] is None
+    assert artifacts.environment()["git_commit"] == commit
+    (tmp_path / own / "outputs").write_text("whatever a run leaves")
+    assert artifacts.environment()["git_commit"] == commit
+    module.write_text("changed = True")
+    assert artifacts.environment()["git_commit"] == f"{commit}-dirty"
 
 
 def test_a_set_comes_back_with_its_preprocessing(folder):

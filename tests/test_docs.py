@@ -224,7 +224,8 @@ def test_what_a_page_says_runs(page, tmp_path):
 def test_how_tos_are_run():
     for page in PAGES:
         assert is_a_record(page) or INDENTED not in [block.language for block in blocks(page)], f"{page}: wants ```bash"
-    for name in ("start", "tutorial", "own_data", "own_architecture", "own_augmentation", "cluster", "resume", "wandb"):
+    how_tos = ("start", "tutorial", "kernels_alone", "own_data", "own_architecture", "own_augmentation", "cluster")
+    for name in (*how_tos, "resume", "wandb"):
         assert runs(DOCS / f"{name}.md"), name
 
 
