@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import queue
+import shlex
 import sys
 import threading
 import uuid
@@ -90,9 +91,10 @@ def _fail(broken, folder, command, reason):
     """Ends the mirror, with one line the first time."""
     if not broken.is_set():
         broken.set()
+        typed = shlex.join(["kipx", command, f"resume={folder}", "logger=wandb"])
         note(
             f"logger=wandb: {reason}; the run goes on without it and {folder}/{artifacts.METRICS} is whole; "
-            f"afterwards kipx {command} resume={folder} logger=wandb sends W&B what it lacks"
+            f"afterwards {typed} sends W&B what it lacks"
         )
 
 

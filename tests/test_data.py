@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -173,9 +174,13 @@ def test_preparing_again_does_nothing(mnist):
     assert {path: path.stat().st_mtime_ns for path in data_dir.rglob("*") if path.is_file()} == before
 
 
-def test_without_prepared_data_the_message_names_the_folder_and_the_command(tmp_path):
-    with pytest.raises(checks.UserError, match=rf"in {tmp_path}/mnist/3\.0\.1, .* kipx prepare dataset=mnist dataset"):
-        published.load(name="mnist", data_dir=str(tmp_path))
+@pytest.mark.parametrize("folder", ["sets", "my sets"])
+def test_without_prepared_data_the_message_names_the_folder_and_what_to_type(folder, tmp_path):
+    where = tmp_path / folder
+    with pytest.raises(checks.UserError, match=rf"in {where}/mnist/3\.0\.1, .*; run kipx") as caught:
+        published.load(name="mnist", data_dir=str(where))
+    typed = str(caught.value).partition("; run ")[2]
+    assert shlex.split(typed) == ["kipx", "prepare", "dataset=mnist", f"dataset.data_dir={where}"]
 
 
 def test_a_name_that_is_not_published_is_refused(tmp_path):

@@ -109,14 +109,15 @@ FAILURES = [
     ("name", "error"), FAILURES, ids=lambda value: value if isinstance(value, str) else repr(value)
 )
 def test_what_wandb_raises_is_told_once(name, error, tmp_path, fake, capfd):
-    wandb = fake(**{name: raising(error)})
-    with mirrored(tmp_path) as mirror:
+    wandb, folder = fake(**{name: raising(error)}), tmp_path / "a run"
+    folder.mkdir()
+    with mirrored(folder) as mirror:
         send(mirror)
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(f"kipx: logger=wandb: {type(error).__name__}")
     assert "second" not in line
-    assert f"{tmp_path}/metrics.jsonl is whole" in line
-    assert f"kipx distill resume={tmp_path} logger=wandb sends W&B what it lacks" in line
+    assert f"{folder}/metrics.jsonl is whole" in line
+    assert f"kipx distill 'resume={folder}' logger=wandb sends W&B what it lacks" in line
     assert [call[0] for call in wandb.calls[-2:]] == [name, "teardown"], "and nothing else afterwards"
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shlex
 
 import numpy as np
 import PIL.Image
@@ -69,7 +70,8 @@ def is_prepared(name, data_dir=None):
 
 def prepare_command(name, data_dir=None):
     """What to type to prepare a data set."""
-    return f"kipx prepare dataset={name}" + ("" if data_dir is None else f" dataset.data_dir={data_dir}")
+    where = [] if data_dir is None else [f"dataset.data_dir={data_dir}"]
+    return shlex.join(["kipx", "prepare", f"dataset={name}", *where])
 
 
 def _split(builder, split):

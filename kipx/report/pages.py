@@ -1,5 +1,6 @@
 """The pages of single runs: of distill or label-solve, and of transfer."""
 
+import shlex
 import statistics
 
 from kipx import artifacts, checks
@@ -103,7 +104,8 @@ def _not_ended(run, made):
     if run.finished:
         return []
     message = str(folders.json_object(run.path / artifacts.JOB).get("message", ""))
-    return [f"It has not ended; go on with {made} resume={run.path}. {message}".strip()]
+    typed = f"{made} {shlex.quote(f'resume={run.path}')}"
+    return [f"It has not ended; go on with {typed}. {message}".strip()]
 
 
 def _frames(run):
