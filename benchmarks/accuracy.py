@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import kipx.kernel
-from kipx.architecture import AvgPool, Conv, Dense, Flatten, GlobalAvgPool, Relu
+from kipx.architecture import AvgPool, Conv, Dense, Flatten, GlobalAvgPool, Relu, convnet, convvec, myrtle
 from kipx.kernel import build
 
 ARCHITECTURES = 20
+SHIPPED = (convnet(depth=3), convvec(depth=8), myrtle(depth=5))  # ntk, after the random ones
 SIDE = 10
 
 
@@ -58,6 +59,8 @@ def inputs(rng):
         "one large, one small": (1000 * x1, x2 / 1000),
         "near-identical, 1e-2 apart": (x1, x1 + 1e-2 * x2),
         "near-identical, 1e-4 apart": (x1, x1 + 1e-4 * x2),
+        "one 1e-4 brighter": (x1, (1 + 1e-4) * x1),
+        "constant but for 1e-5": (1000 + 0.01 * x1, 1000 + 0.01 * x2),
     }
     return {name: [np.asarray(x, np.float32) for x in pair] for name, pair in pairs.items()}
 
@@ -96,19 +99,20 @@ def apart(a, b):
 def main(path):
     jax.config.update("jax_enable_x64", True)
     worst = {}
-    for seed in range(ARCHITECTURES):
-        rng = np.random.default_rng(seed)
-        found = errors(
-            random_architecture(rng), random_fully_connected(rng), ("ntk", "nngp")[seed % 2], inputs(rng), rng
-        )
+    for seed in range(ARCHITECTURES + len(SHIPPED)):
+        rng, drawn = np.random.default_rng(seed), seed < ARCHITECTURES
+        architecture = random_architecture(rng) if drawn else SHIPPED[seed - ARCHITECTURES]
+        kind = ("ntk", "nngp")[seed % 2] if drawn else "ntk"
+        found = errors(architecture, random_fully_connected(rng), kind, inputs(rng), rng)
         for name, row in found.items():
             worst[name] = np.maximum(worst.get(name, 0), row)
         print(seed, {name: [f"{e:.0e}" for e in row] for name, row in worst.items()}, flush=True)
     lines = [
         "# float32 against float64",
         "",
-        f"The largest error over {ARCHITECTURES} random architectures of each kind, half of them ntk and half nngp, on",
-        f"images of {SIDE}x{SIDE}, by `make accuracy`. Values: largest error over largest entry. Gradients, with",
+        f"The largest error over {ARCHITECTURES} random architectures of each kind, half of them ntk and half nngp,",
+        "and over the ntk of ConvNet, depth 3, Conv-Vec8 and Myrtle5, on"
+        f" images of {SIDE}x{SIDE}, by `make accuracy`. Values: largest error over largest entry. Gradients, with",
         "respect to both sets of images: norm of the error over the norm, for a random cotangent. *Compiled* are",
         "convolutional kernels on CPUs, *plain* the same in plain JAX, where neither the loops nor a GPU's kernels",
         "([gpu](gpu.md)) serve; *FC* are fully connected ones, everywhere. float64 is plain JAX's. It agrees with the",

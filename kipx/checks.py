@@ -1,5 +1,6 @@
 """Refusals on the host, before anything is compiled: what was expected, what came, what to do."""
 
+import contextlib
 import math
 import numbers
 import reprlib
@@ -92,6 +93,9 @@ def text(name, value):
 
 
 def _number(name, value, expected, fits):
+    if getattr(value, "ndim", None) == 0:  # an array of one number; one that is only traced has none yet
+        with contextlib.suppress(TypeError):
+            value = value.item()
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     try:
         sound = number and math.isfinite(value) and fits(value)

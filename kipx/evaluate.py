@@ -22,10 +22,13 @@ def build(engine, x_test, y_test, *, ridge, batch=BATCH, keep=False):
       (x_support, y_support) -> {'test_accuracy': in [0, 1], 'test_mse': 0.5 * mean squared error} and what
       `krr.condition` tells.
     Raises:
+      UserError: there are no test images.
       NumericalError: as `krr.condition`, or the error is not finite.
     Source: paper section 3.1.
     """
     n = x_test.shape[0]
+    if n == 0:
+        raise checks.UserError("x_test: expected test images, got none")
     batch = min(batch, n)
     starts = [min(start, n - batch) for start in range(0, n, batch)]
 

@@ -30,11 +30,24 @@ def solve(k_ss: Float[Array, "n_s n_s"], y_support: Float[Array, "n_s c"], *, ri
 
 @jax.jit  # one program where each operation would be one
 def _solve(k_ss, y_support, ridge):
-    return cho_solve((cholesky(k_ss, ridge=ridge), True), y_support.astype(jnp.float64))
+    return cho_solve((_cholesky(k_ss, ridge), True), y_support.astype(jnp.float64))
 
 
-def cholesky(k_ss, *, ridge):
-    """(n_s, n_s) float64: the lower Cholesky factor of k_ss + ridge * tr(k_ss) / n_s * I."""
+def cholesky(k_ss: Float[Array, "n_s n_s"], *, ridge: float) -> Float[Array, "n_s n_s"]:
+    """The lower Cholesky factor of k_ss + ridge * tr(k_ss) / n_s * I; not a number where that is not positive definite.
+
+    Args:
+      k_ss, ridge: as `solve`.
+    Returns:
+      (n_s, n_s) float64.
+    Raises:
+      UserError: as `solve`.
+    """
+    _check_system(k_ss, ridge)
+    return _cholesky(k_ss, ridge)
+
+
+def _cholesky(k_ss, ridge):
     k_ss, n = k_ss.astype(jnp.float64), len(k_ss)
     return jnp.linalg.cholesky(k_ss + ridge * jnp.trace(k_ss) / n * jnp.eye(n))
 
@@ -58,14 +71,25 @@ def predict(
 
 @jax.jit
 def half_mse(predictions, y_target):
-    """0.5 * mean((predictions - y_t)^2), the mean over targets and classes; scalar, float64."""
+    """0.5 * mean((predictions - y_t)^2), the mean over targets and classes; scalar, float64.
+
+    Raises:
+      UserError: predictions and y_target are not (n_t, c) both.
+    """
+    _check_predictions(predictions, y_target)
     return 0.5 * jnp.mean((predictions - y_target.astype(jnp.float64)) ** 2)
 
 
 @jax.jit
 def accuracy(predictions, y_target):
-    """Share, in [0, 1], of targets whose largest prediction is at their largest label."""
-    return jnp.mean(jnp.argmax(predictions, axis=1) == jnp.argmax(y_target, axis=1), dtype=jnp.float64)
+    """Share, in [0, 1], of targets whose largest prediction is at their largest label; nan where one is not finite.
+
+    Raises:
+      UserError: predictions and y_target are not (n_t, c) both.
+    """
+    _check_predictions(predictions, y_target)
+    right = jnp.mean(jnp.argmax(predictions, axis=1) == jnp.argmax(y_target, axis=1), dtype=jnp.float64)
+    return jnp.where(jnp.isfinite(predictions).all(), right, jnp.nan)
 
 
 def loss(
@@ -106,8 +130,9 @@ def condition(k_ss: Float[Array, "n_s n_s"], *, ridge: float) -> dict:
       'condition_number' of k_ss + ridge; 'rounding_error', an estimate from above, though no bound, of how far the
       rounding of k_ss moves predictions: condition number times the dtype's epsilon.
     Raises:
-      NumericalError: k_ss is not finite, or k_ss + ridge not positive definite.
+      UserError: as `solve`; NumericalError: k_ss is not finite, or k_ss + ridge not positive definite.
     """
+    _check_system(k_ss, ridge)
     values = np.asarray(k_ss, np.float64)
     scale = np.trace(values) / len(values)
     if not np.isfinite(values).all() or not scale > 0:
@@ -167,18 +192,28 @@ def _with_norm(k_ss, k_ts, y_support, y_target, ridge, rkhs_weight):
 
 def _loss_and_predictions(k_ss, k_ts, y_support, y_target, ridge):
     predictions = predict(k_ss, k_ts, y_support, ridge=ridge)
-    if predictions.shape != y_target.shape:
-        raise checks.UserError(f"y_target: expected {predictions.shape}, got {y_target.shape}")
     return half_mse(predictions, y_target), predictions
 
 
+def _check_predictions(predictions, y_target):
+    if predictions.ndim != 2:
+        raise checks.UserError(f"predictions: expected (n_t, c), got {predictions.shape}")
+    if predictions.shape != y_target.shape:
+        raise checks.UserError(f"y_target: expected {predictions.shape}, got {y_target.shape}")
+
+
 def _check(k_ss, y_support, ridge):
-    checks.positive("ridge", ridge)
-    n = y_support.shape[0]
-    if y_support.ndim != 2 or k_ss.shape != (n, n):
+    if y_support.ndim != 2 or k_ss.shape != (len(y_support), len(y_support)):
         raise checks.UserError(
             f"krr: expected k_ss (n_s, n_s) and y_support (n_s, c), got {k_ss.shape} and {y_support.shape}"
         )
+    _check_system(k_ss, ridge)
+
+
+def _check_system(k_ss, ridge):
+    checks.positive("ridge", ridge)
+    if k_ss.ndim != 2 or len(k_ss) != k_ss.shape[1]:
+        raise checks.UserError(f"krr: expected k_ss (n_s, n_s), got {k_ss.shape}")
     if not jax.config.jax_enable_x64:
         raise checks.UserError(
             "krr: solves in float64, but JAX's x64 flag is off; call jax.config.update('jax_enable_x64', True)"

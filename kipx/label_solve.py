@@ -90,9 +90,12 @@ def stream(engines, x_support, x_target, y_target, *, batch=BATCH, sums=None):
         do not count, so that one compilation serves all.
       sums: of the first targets, from a stream with the same batch.
     Raises:
-      NumericalError: a kernel is not finite.
+      UserError: not as many labels as targets; NumericalError: a kernel is not finite.
     """
-    n, size = x_target.shape[0], x_support.shape[0] + y_target.shape[1]
+    n = x_target.shape[0]
+    if y_target.ndim != 2 or len(y_target) != n:
+        raise checks.UserError(f"y_target: expected ({n}, classes), a row for each target, got {y_target.shape}")
+    size = x_support.shape[0] + y_target.shape[1]
     batch = min(checks.integer("batch", batch, at_least=1), n)
     done, triangles = (0, jnp.zeros((len(engines), size, size), jnp.float64)) if sums is None else sums
     for at in range(done, n, batch):

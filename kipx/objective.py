@@ -59,6 +59,8 @@ def rkhs_norm(engine, x_support, y_support, *, targets, ridge):
 def weighed_unit(engine, rkhs_weight, targets):
     """norm_unit, or 0.0 where the norm has no weight and nothing is to be computed."""
     checks.not_negative("rkhs_weight", rkhs_weight)
+    if rkhs_weight and targets is None:
+        raise checks.UserError("targets: expected images beside rkhs_weight, whose unit they are, got none")
     return norm_unit(engine, targets) if rkhs_weight else 0.0
 
 

@@ -227,6 +227,17 @@ def test_a_pixel_that_is_no_number_is_seen_in_every_pair_of_its_image(kind, dtyp
     np.testing.assert_array_equal(np.isnan(build(architecture, kind, dtype)(x[:1], x)), [[False, True, False]])
 
 
+TINY_PATCHES = [convvec(depth=1, b_std=0.0), convnet(depth=1, b_std=0.0), myrtle(depth=5, b_std=0.0)]
+
+
+@pytest.mark.parametrize("architecture", TINY_PATCHES, ids=["convvec", "convnet", "myrtle"])
+def test_patches_whose_covariances_underflow_have_a_gradient(architecture):
+    x = images((8, 8, 1), 2, 0)
+    x[:, :, :4] *= 1e-20
+    exact, found = (build(architecture, "ntk", dtype).with_jacobian(x, x)[1] for dtype in ("float64", "float32"))
+    np.testing.assert_allclose(found, exact, atol=1e-6 * float(jnp.abs(exact).max()))
+
+
 EDITS = {
     "constant": ("ONE", np.float32(0.25)),
     "code": ("clear", planes.compiled(planes.copy.py_func)),

@@ -139,6 +139,27 @@ def test_refusals(engine):
         engine.gram(x, x[:, :, :2])
     with pytest.raises(checks.UserError, match=r"none of them 0, got \(3, 4, 4, 1\) and \(0, 4, 4, 1\)"):
         engine.with_jacobian(x, x[:0])
+    for other in (x.astype("uint8"), x.astype("bfloat16"), x.astype(bool)):
+        with pytest.raises(checks.UserError, match=r"float32 or float64 images, .* got (uint8|bfloat16|bool); convert"):
+            engine.vjp(x, other, jnp.ones((3, 3)))
+        with pytest.raises(checks.UserError, match="float32 or float64 images"):
+            engine.vjp(other, None, jnp.ones((3, 3)))
+
+
+def test_images_that_nothing_is_differentiated_by_may_be_integers(engine):
+    bytes_, x = jnp.arange(48, dtype="uint8").reshape(3, 4, 4, 1), images(2, 1)
+    as_floats = bytes_.astype(float)
+    np.testing.assert_array_equal(engine.gram(bytes_), engine.gram(as_floats))
+    ct = jnp.ones((3, 2))
+    np.testing.assert_array_equal(engine.vjp(bytes_, x, ct), engine.vjp(as_floats, x, ct))
+
+
+@pytest.mark.parametrize("name", ["blockwise", "sharded, two devices"])
+def test_lists_are_refused(name):
+    engine, x = ENGINES[name](KERNEL), images(1, 0)
+    for call in (lambda: engine.gram(x.tolist()), lambda: engine.vjp(x, x, [[1.0]])):
+        with pytest.raises(checks.UserError, match="engine: expected arrays, got"):
+            call()
 
 
 def test_tiles_are_dealt_out_evenly():

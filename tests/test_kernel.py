@@ -162,6 +162,19 @@ def test_without_bias_the_kernel_scales_with_either_image():
         np.testing.assert_allclose(kernel_fn(scale * x1, 2 * x2), 2 * scale * kernel_fn(x1, x2), rtol=2e-6)
 
 
+@pytest.mark.parametrize("shape", [(28, 28, 1), (5, 3, 2)])
+def test_an_image_by_itself_has_the_closed_form_of_a_fully_connected_kernel(shape):
+    """Where both are one image each ReLU halves covariance and tangent kernel."""
+    kernel_fn = jax.jit(build(fc(depth=2, w_std=1.3, b_std=0.02), "ntk", "float64"))
+    for x in np.random.default_rng(0).normal(size=(100, 1, *shape)):
+        nngp, ntk = np.mean(x**2), 0.0
+        for share in (1.0, 0.5, 0.5):
+            nngp, ntk = 1.69 * share * nngp + 0.0004, 1.69 * share * ntk
+            ntk += nngp
+        np.testing.assert_allclose(kernel_fn(x, x), ntk, rtol=2e-14)
+        np.testing.assert_allclose(kernel_fn(x, 2 * x), kernel_fn(2 * x, x), rtol=2e-14)
+
+
 def test_a_mirrored_pair_has_the_same_kernel():
     x1, x2 = images(2, (5, 6, 2), 0), images(2, (5, 6, 2), 1)
     kernel_fn = jax.jit(build(convvec(depth=3), "ntk", "float64"))
@@ -185,6 +198,10 @@ def test_refusals_name_what_came():
     for build_any in (build, neural_tangents.build):
         with pytest.raises(checks.UserError, match="got 'tanh'; another kind needs its rules in"):
             build_any((Conv(3), "tanh", Flatten(), Dense()))
+        with pytest.raises(checks.UserError, match=r"expected a tuple of layers, got Conv\(size=3"):
+            build_any(Conv(3))
+        with pytest.raises(checks.UserError, match="expected one flat tuple of layers"):
+            build_any(((Conv(3), Relu()), Flatten(), Dense()))
     with pytest.raises(checks.UserError, match=r"\(2, 6, 6, 1\) and \(2, 6, 5, 1\)"):
         build(fc(depth=1))(np.ones((2, 6, 6, 1)), np.ones((2, 6, 5, 1)))
     with pytest.raises(checks.UserError, match="depth: expected an integer >= 0, got -1"):

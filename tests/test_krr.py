@@ -68,5 +68,28 @@ def test_refusals(problem):
         krr.loss(problem[0], problem[1].T, *problem[2:], ridge=0.1)
     with pytest.raises(checks.UserError, match=r"y_target: expected \(7, 3\)"):
         krr.loss(*problem[:3], problem[3][:4], ridge=0.1)
-    with jax.enable_x64(False), pytest.raises(checks.UserError, match="x64 flag is off"):
-        krr.solve(problem[0], problem[2], ridge=0.1)
+    for measure in (krr.half_mse, krr.accuracy):
+        for shape in ((7,), (7, 1), (1, 3)):
+            with pytest.raises(checks.UserError, match=r"y_target: expected \(7, 3\), got"):
+                measure(problem[3], jnp.zeros(shape))
+        with pytest.raises(checks.UserError, match=r"predictions: expected \(n_t, c\), got \(7,\)"):
+            measure(problem[3][:, 0], problem[3][:, 0])
+    for function in (krr.cholesky, krr.condition):
+        with pytest.raises(checks.UserError, match=r"ridge: expected a number > 0, got -0\.5"):
+            function(problem[0], ridge=-0.5)
+        with pytest.raises(checks.UserError, match=r"k_ss \(n_s, n_s\), got \(7, 5\)"):
+            function(problem[1], ridge=0.5)
+    with jax.enable_x64(False):
+        for function in (lambda k, ridge: krr.solve(k, problem[2], ridge=ridge), krr.cholesky, krr.condition):
+            with pytest.raises(checks.UserError, match="x64 flag is off"):
+                function(problem[0], ridge=0.1)
+
+
+def test_predictions_that_are_no_numbers_have_no_accuracy(problem):
+    assert float(krr.accuracy(problem[3], problem[3])) == 1
+    assert np.isnan(krr.accuracy(problem[3].at[2, 1].set(jnp.nan), problem[3]))
+
+
+@pytest.mark.parametrize("ridge", [np.float32(0.25), np.array(0.25), jnp.float64(0.25)])
+def test_a_ridge_may_be_an_array_of_one_number(problem, ridge):
+    np.testing.assert_array_equal(krr.solve(*problem[::2][:2], ridge=ridge), krr.solve(*problem[::2][:2], ridge=0.25))

@@ -185,6 +185,13 @@ def test_numbers_that_give_out(problem):
         label_solve.solve(negative, x_s, x_t, y_t, ridge=RIDGE)
 
 
+@pytest.mark.parametrize("change", [lambda y: y[:9], lambda y: jnp.concatenate([y, y]), lambda y: y[:, 0]])
+def test_labels_that_are_not_one_row_for_each_target_are_refused(change, problem):
+    x_s, x_t, y_t = problem
+    with pytest.raises(checks.UserError, match=r"y_target: expected \(17, classes\), a row for each target, got \("):
+        label_solve.solve(dense.build(KERNEL), x_s, x_t, change(y_t), ridge=RIDGE)
+
+
 @pytest.mark.parametrize("cutoff", [-1e-3, 1, 2.0, float("nan"), "small"])
 def test_a_cutoff_that_is_none_is_refused(cutoff):
     with pytest.raises(checks.UserError, match=r"form\.cutoff: expected"):

@@ -72,6 +72,16 @@ def test_a_weight_below_zero_is_refused():
         objective.kip(ENGINES["dense"](KERNEL), ridge=RIDGE, rkhs_weight=-1)
 
 
+def test_a_weight_without_images_to_take_its_unit_from_is_refused():
+    with pytest.raises(checks.UserError, match="targets: expected images beside rkhs_weight"):
+        objective.kip(ENGINES["dense"](KERNEL), ridge=RIDGE, rkhs_weight=0.1)
+
+
+def test_an_evaluation_without_images_is_refused():
+    with pytest.raises(checks.UserError, match="x_test: expected test images, got none"):
+        evaluate.build(ENGINES["dense"](KERNEL), jnp.zeros((0, 4, 4, 1)), jnp.zeros((0, 3)), ridge=RIDGE)
+
+
 @pytest.mark.parametrize("batch", [1, 3, 8, 100])
 def test_evaluation_in_batches_counts_each_image_once(batch, problem):
     x_s, y_s, x_t, y_t = problem

@@ -6,6 +6,8 @@ An engine is built from a `kernel_fn` and knows nothing of losses. Swapping it c
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 from kipx import checks
 
 
@@ -56,11 +58,22 @@ class Engine(NamedTuple):
 
 
 def check_inputs(x1, x2, cotangent=None):
-    """Raises UserError on images that are not (n, h, w, c) or empty, and on a cotangent that is not (n1, n2)."""
+    """Raises UserError on images that are not arrays (n, h, w, c) or empty, on a cotangent that is not (n1, n2), and
+    beside one on images of another dtype than float32 or float64: gradients have it, and their sum would lose digits.
+    """
     x2 = x1 if x2 is None else x2
+    for array in (x1, x2, x2 if cotangent is None else cotangent):
+        if not hasattr(array, "shape"):
+            raise checks.UserError(f"engine: expected arrays, got {checks.said(array)}")
     if x1.ndim != 4 or x2.ndim != 4 or x1.shape[1:] != x2.shape[1:] or 0 in (*x1.shape, *x2.shape):
         raise checks.UserError(
             f"engine: expected images (n1, h, w, c) and (n2, h, w, c), none of them 0, got {x1.shape} and {x2.shape}"
         )
-    if cotangent is not None and cotangent.shape != (x1.shape[0], x2.shape[0]):
+    if cotangent is None:
+        return
+    if cotangent.shape != (x1.shape[0], x2.shape[0]):
         raise checks.UserError(f"engine: expected a cotangent {(x1.shape[0], x2.shape[0])}, got {cotangent.shape}")
+    if x2.dtype not in (np.float32, np.float64):
+        raise checks.UserError(
+            f"engine: expected float32 or float64 images, to differentiate by them, got {x2.dtype}; convert them first"
+        )

@@ -102,10 +102,14 @@ def _along_both(function, k, bands):
 
 def check_layers(architecture):
     """Returns the architecture as a tuple, or raises UserError where the layers cannot follow each other."""
-    architecture = tuple(architecture)
     known = (Conv, Dense, Relu, AvgPool, GlobalAvgPool, Flatten)
+    if not isinstance(architecture, tuple | list):
+        raise checks.UserError(f"architecture: expected a tuple of layers, got {checks.said(architecture)}")
+    architecture = tuple(architecture)
     for layer in architecture:
         if not isinstance(layer, known):
+            if isinstance(layer, tuple | list):
+                raise checks.UserError("architecture: expected one flat tuple of layers, got tuples in it; add them up")
             raise checks.UserError(
                 f"architecture: expected layers of {', '.join(k.__name__ for k in known)}, got {layer!r}; "
                 "another kind needs its rules in kipx/kernel/layers.py, kipx/kernel/neural_tangents.py and "

@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from kipx.architecture import Flatten
+from kipx.architecture import Dense, Flatten, Relu
 from kipx.kernel.bands import diagonal, spread
 from kipx.kernel.layers import place, propagate
 from kipx.kernel.relu import std
@@ -51,7 +51,7 @@ def _in_double(architecture, kind, x1, x2):
 def _propagated(architecture, kind, x1, x2):
     """The kernel, and whether any two images are nearly parallel, or opposite, before a ReLU."""
     placed = place(architecture, _sides(architecture, x1), radius=0)
-    nngp = _covariance(x1, x2) if _flat(architecture) else _position_covariance(x1, x2, placed[0].bands)
+    nngp = _flat_covariance(x1, x2) if _flat(architecture) else _position_covariance(x1, x2, placed[0].bands)
     ntk = jnp.zeros_like(nngp) if kind == "ntk" else None
     maps = zip(stds(architecture, x1), stds(architecture, x2), strict=True)
     near = False
@@ -69,6 +69,8 @@ def _propagated(architecture, kind, x1, x2):
 
 def stds(architecture, x):
     """Maps (h, w, n) of standard deviations before each ReLU, from each image's covariance with itself."""
+    if _flat(architecture):
+        return _flat_stds(architecture, x)
     maps = []
     placed = place(architecture, _sides(architecture, x), radius=-1)
     if not placed:
@@ -78,8 +80,19 @@ def stds(architecture, x):
         maps.append(std(diagonal(diagonal(nngp, bands[0], 0), bands[1], 1)))
         return _spread(maps[-1], bands, 0), _spread(maps[-1], bands, 1)
 
-    own = _variance(x) if _flat(architecture) else _own_position_covariance(x, placed[0].bands)
-    propagate(placed, own, None, of_images)
+    propagate(placed, _own_position_covariance(x, placed[0].bands), None, of_images)
+    return maps
+
+
+def _flat_stds(architecture, x):
+    """As `stds`: a ReLU halves a variance, of one pixel there is nothing else; XLA would put `relu` into each layer."""
+    maps, variance = [], _variance(x)
+    for layer in architecture:
+        if isinstance(layer, Relu):
+            maps.append(std(variance))
+            variance = variance / 2
+        elif isinstance(layer, Dense):
+            variance = layer.w_std**2 * variance + layer.b_std**2
     return maps
 
 
@@ -91,10 +104,19 @@ def _sides(architecture, x):
     return (1, 1) if _flat(architecture) else x.shape[1:3]
 
 
-def _covariance(x1, x2):
-    """(1, 1, n1, n2) means over all pixels of x1[i] * x2[j]."""
+def _flat_covariance(x1, x2):
+    """(1, 1, n1, n2) means over all pixels of x1[i] * x2[j].
+
+    In double precision what is within their rounding of parallel is parallel: a root of that rounding would be 1e-8.
+    """
     a, b = (x.reshape(x.shape[0], -1) for x in (x1, x2))
-    return (jnp.einsum("ic,jc->ij", a, b, precision="highest") / a.shape[1])[None, None]
+    k = (jnp.einsum("ic,jc->ij", a, b, precision="highest") / a.shape[1])[None, None]
+    if k.dtype != jnp.float64:
+        return k
+    most = std(_variance(x1))[..., :, None] * std(_variance(x2))[..., None, :]
+    rounding = 4 * a.shape[1] ** 0.5 * jnp.finfo(k.dtype).eps
+    off = jnp.where(jnp.abs(k) > (1 - rounding) * most, jnp.sign(k) * most - k, 0)
+    return k + jax.lax.stop_gradient(off)
 
 
 def _variance(x):

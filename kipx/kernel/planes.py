@@ -20,7 +20,7 @@ import numpy as np
 from kipx.kernel import angles
 from kipx.kernel.angles import OVER_2PI, WIDE_HALF, WIDE_ONE, WIDE_ZERO, ZERO, compiled
 
-ONE = np.float32(1)
+ONE, FAR = np.float32(1), np.float32(np.inf)
 NO, YES = np.bool_(False), np.bool_(True)  # of one type, where True and False would compile a function each
 NONE, NEXT, TWICE, LANES = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(16)
 LIMIT = np.uint64(
@@ -69,8 +69,9 @@ def relu_vjp(nngp, ntk, k, at, place, image1, image2, kinds, ct_nngp, ct_ntk, lo
         to_log_std = OVER_2PI * image1.stds[first + f] * image2.stds[second + f] * sine * ct
         to_nngp = factor * ct
         if kinds == 2:
-            smooth = sine > ZERO
-            slope = ntk.dtype.type(OVER_2PI * inverse) / (sine if smooth else ONE) * ntk[k, p + f] * ct_ntk[p + f]
+            steep = ntk.dtype.type(OVER_2PI * inverse) / (sine if sine > ZERO else ONE)
+            smooth = (sine > ZERO) & (steep < FAR)  # beyond it the tangent kernel has underflowed
+            slope = steep * ntk[k, p + f] * ct_ntk[p + f]
             slope = np.float64(slope if smooth else ZERO)
             to_log_std -= slope * c
             to_nngp += slope

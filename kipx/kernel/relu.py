@@ -54,7 +54,7 @@ def _backward(residuals, cotangents):
     both = scale * sine * (0.5 / math.pi) * ct_nngp  # std * d nngp' / d std, the same for either std
     to_nngp = factor * ct_nngp
     if ntk is not None:
-        smooth = scale * sine > 0
+        smooth = scale * sine > jnp.finfo(nngp.dtype).tiny  # whose inverse is finite
         slope = jnp.where(smooth, (0.5 / math.pi) / jnp.where(smooth, scale * sine, 1), 0) * ntk * ct_ntk
         to_nngp, both = to_nngp + slope, both - slope * nngp
     to_ntk = None if ntk is None else factor * ct_ntk
