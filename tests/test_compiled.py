@@ -34,6 +34,11 @@ CASES = {
     "no bias": ((Conv(3, 1.4, 0.0), Relu(), Conv(3, 1.4, 0.0), Relu(), AvgPool(2), Flatten()), (4, 6, 1)),
     "no relu": ((Conv(3), AvgPool(2), Flatten(), Dense()), (4, 4, 1)),
     "one pixel": (convvec(depth=2), (1, 1, 3)),
+    "relu behind the mean": (
+        (Conv(3), Relu(), AvgPool(2), Flatten(), Dense(1.2, 0.3), Relu(), Dense(), Relu(), Dense()),
+        (4, 6, 2),
+    ),
+    "relu at the end": ((Conv(3), Relu(), AvgPool(2), GlobalAvgPool(), Relu()), (5, 4, 1)),
 }
 
 
@@ -210,12 +215,26 @@ def test_without_numba_plain_jax_takes_over(monkeypatch):
     np.testing.assert_allclose(jax.jit(lambda x: build(architecture)(x))(x), fast, rtol=1e-6)  # traced anew
 
 
-def test_a_relu_behind_the_mean_is_left_to_plain_jax():
-    architecture = (Conv(3), Relu(), Flatten(), Dense(), Relu(), Dense())
-    assert kipx.kernel._mean(architecture, "float32", (4, 4, 1)) is None
-    x = images((4, 4, 1), 3, 0)
+@pytest.mark.parametrize("apart", [1e-2, 1e-4])
+def test_a_relu_behind_the_mean_tells_nearly_equal_images_apart(apart):
+    architecture, shape = CASES["relu behind the mean"]
+    x1 = images(shape, 3, 0)
+    x2 = x1 + np.float32(apart) * images(shape, 3, 1)
+    cotangent = np.random.default_rng(2).normal(size=(3, 3))
+    k, gradients = exact("relu behind the mean")(x1, x2, cotangent)
+    k32, gradients32 = jax.jit(partial(value_and_gradients, build(architecture)))(x1, x2, cotangent)
+    np.testing.assert_allclose(k32, k, rtol=1e-6)
+    for found, expected in zip(gradients32, gradients, strict=True):
+        np.testing.assert_allclose(found, expected, atol=2e-4 * float(jnp.abs(expected).max()))
+
+
+def test_a_relu_behind_the_mean_is_left_to_plain_jax_without_the_x64_flag():
+    architecture, shape = CASES["relu behind the mean"]
+    x = images(shape, 3, 0)
     exact = jax.jit(build(architecture, dtype="float64"))(jnp.asarray(x, "float64"))
-    np.testing.assert_allclose(jax.jit(build(architecture))(x), exact, rtol=2e-6)
+    with jax.enable_x64(False):
+        assert kipx.kernel._mean(architecture, "float32", shape) is None
+        np.testing.assert_allclose(jax.jit(build(architecture))(x), exact, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -37,7 +37,7 @@ def on_gpu(architecture, kind="ntk"):
 
     def kernel_fn(x1, x2):
         below = fused.build(architecture, kind)(jnp.asarray(x1), jnp.asarray(x2))
-        return kipx.kernel._above(architecture, kind, *below)
+        return kipx.kernel.head.kernel(architecture, kind, *below)
 
     return kernel_fn
 
@@ -165,6 +165,7 @@ def test_they_are_asked_only_where_they_can_serve(monkeypatch):
     assert kipx.kernel._mean(architecture, "float32", shape) is fused
     assert kipx.kernel._mean(architecture, "float64", shape) is None
     assert kipx.kernel._mean(fc(depth=2), "float32", shape) is None
+    assert kipx.kernel._mean((*architecture, Relu()), "float32", shape) is None
     with jax.enable_x64(False):
         assert kipx.kernel._mean(architecture, "float32", shape) is None
     monkeypatch.setattr(kipx.kernel, "MODULES", {"cpu": ("kipx.kernel.fused", "a_package_that_is_not_there")})

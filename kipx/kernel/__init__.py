@@ -25,9 +25,9 @@ import jax
 import jax.numpy as jnp
 
 from kipx import checks
-from kipx.architecture import Flatten, GlobalAvgPool, Relu
-from kipx.kernel import plain
-from kipx.kernel.layers import check_images, check_layers, place, propagate
+from kipx.architecture import Flatten, Relu
+from kipx.kernel import head, plain
+from kipx.kernel.layers import check_images, check_layers, place
 
 KEPT = 16  # kernels that stay compiled
 MODULES = {"cpu": ("kipx.kernel.compiled", "numba"), "gpu": ("kipx.kernel.fused", "cupy")}  # and what each needs
@@ -58,17 +58,20 @@ def build(architecture, kind: str = "ntk", dtype: str = "float32"):
 
 @lru_cache(maxsize=KEPT)
 def _build(architecture, kind, dtype):
-    above = partial(_above, architecture, kind)
+    bends = head.bends(architecture)
+    above = partial(head.kernel, architecture, kind)
 
     def kernel_fn(x1, x2=None):
         x1, x2, mean = taken(x1, x2)
         if mean is None:
             return plain.gram(architecture, kind, x1, x2)
+        if bends:
+            return head.bent_kernel(architecture, kind, mean.build, x1, x2).astype(dtype)
         return above(*mean.build(architecture, kind)(x1, x2))
 
     def with_jacobian(x1, x2):
         x1, x2, mean = taken(x1, x2)
-        if not hasattr(mean, "build_each"):
+        if bends or not hasattr(mean, "build_each"):
             return one_by_one(kernel_fn, x1, x2)
         zeros = jnp.zeros((len(x1), len(x2)), dtype)
         _, pull = jax.vjp(above, zeros, zeros)  # affine: the same everywhere
@@ -125,13 +128,13 @@ def _pair_bytes(architecture, dtype, shape):
 def _jacobian_bytes(architecture, dtype, shape):
     """About the most memory that one pair takes in with_jacobian; 0 where images of x1 are taken one by one."""
     mean = _mean(architecture, dtype, shape)
-    return mean.jacobian_bytes(architecture, shape, dtype) if hasattr(mean, "build_each") else 0
+    by_pairs = hasattr(mean, "build_each") and not head.bends(architecture)
+    return mean.jacobian_bytes(architecture, shape, dtype) if by_pairs else 0
 
 
 def _mean(architecture, dtype, shape):
     """The module that computes kernels up to the mean over positions faster than plain JAX; None where none can."""
-    end = _end(architecture)
-    if end == 0 or any(isinstance(layer, Relu) for layer in architecture[end:]):
+    if head.end(architecture) == 0:
         return None
     device = jax.config.jax_default_device
     name, needs = MODULES.get(getattr(device, "platform", device) or jax.default_backend(), (None, None))
@@ -139,15 +142,3 @@ def _mean(architecture, dtype, shape):
         return None
     module = importlib.import_module(name)
     return module if module.serves(architecture, shape, dtype) else None
-
-
-def _end(architecture):
-    """Which layer takes the mean over positions."""
-    return next(i for i, layer in enumerate(architecture) if isinstance(layer, Flatten | GlobalAvgPool))
-
-
-def _above(architecture, kind, nngp, ntk):
-    """(n1, n2) kernel from that of the mean over positions."""
-    above = place((Flatten(), *architecture[_end(architecture) + 1 :]), (1, 1), radius=0)
-    nngp, ntk = propagate(above, nngp[None, None], ntk[None, None] if kind == "ntk" else None, None)
-    return (nngp if ntk is None else ntk)[0, 0]

@@ -18,7 +18,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.experimental.buffer_callback import buffer_callback
 
 from kipx import machine
-from kipx.kernel import angles, offsets, pairs, planes, pools
+from kipx.kernel import angles, head, offsets, pairs, planes, pools
 from kipx.kernel.angles import entry
 from kipx.kernel.plan import Gradient, Image, make_plan, operations, pad, unpad
 
@@ -27,8 +27,11 @@ SMALL = 10**6  # of `operations`, under a millisecond: not worth waking a thread
 
 
 def serves(architecture, shape, dtype):
-    """Whether the compiled loops can take these layers on images (h, w, c): always."""
-    return True
+    """Whether the compiled loops can take these layers on images (h, w, c).
+
+    They always can, but a ReLU behind the mean wants them in double precision.
+    """
+    return jax.config.jax_enable_x64 or not head.bends(architecture)
 
 
 def pair_bytes(architecture, shape):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental.buffer_callback import buffer_callback
 
-from kipx.kernel import deviations, launch
+from kipx.kernel import deviations, head, launch
 from kipx.kernel.deviations import by_std, images
 from kipx.kernel.stages import make_stages, make_tiles, supports
 
@@ -21,7 +21,8 @@ KINDS = jnp.float64, jnp.float32  # of covariances, of tangent kernels
 
 def serves(architecture, shape, dtype):
     """Whether the GPU's kernels can take these layers on images (h, w, c)."""
-    return dtype == "float32" and jax.config.jax_enable_x64 and supports(architecture, shape)
+    alone = dtype == "float32" and jax.config.jax_enable_x64 and not head.bends(architecture)
+    return alone and supports(architecture, shape)
 
 
 def pair_bytes(architecture, shape):

@@ -5,8 +5,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from kipx.architecture import Dense, Flatten, Relu
+from kipx.architecture import Flatten
 from kipx.kernel.bands import diagonal, spread
+from kipx.kernel.head import vector_stds
 from kipx.kernel.layers import place, propagate
 from kipx.kernel.relu import std
 
@@ -70,7 +71,7 @@ def _propagated(architecture, kind, x1, x2):
 def stds(architecture, x):
     """Maps (h, w, n) of standard deviations before each ReLU, from each image's covariance with itself."""
     if _flat(architecture):
-        return _flat_stds(architecture, x)
+        return vector_stds(architecture, _variance(x))
     maps = []
     placed = place(architecture, _sides(architecture, x), radius=-1)
     if not placed:
@@ -81,18 +82,6 @@ def stds(architecture, x):
         return _spread(maps[-1], bands, 0), _spread(maps[-1], bands, 1)
 
     propagate(placed, _own_position_covariance(x, placed[0].bands), None, of_images)
-    return maps
-
-
-def _flat_stds(architecture, x):
-    """As `stds`: a ReLU halves a variance, of one pixel there is nothing else; XLA would put `relu` into each layer."""
-    maps, variance = [], _variance(x)
-    for layer in architecture:
-        if isinstance(layer, Relu):
-            maps.append(std(variance))
-            variance = variance / 2
-        elif isinstance(layer, Dense):
-            variance = layer.w_std**2 * variance + layer.b_std**2
     return maps
 
 
