@@ -193,13 +193,14 @@ def write_json(path, value):
     write(path, json.dumps(value, indent=2) + "\n")
 
 
-def create(folder, *, config, overrides):
+def create(folder, *, config, overrides, **known):
     """Opens a run folder: what runs, with what, where.
 
     Args:
       folder: made if it is not there.
       config: resolved config, nested dicts.
       overrides: as typed.
+      **known: what environment.json holds beside `environment()`.
     Raises:
       UserError: the folder already holds a run.
     """
@@ -209,7 +210,7 @@ def create(folder, *, config, overrides):
             f"{folder}: already holds a run; go on with resume={folder}, or set another hydra.run.dir"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / ENVIRONMENT, environment())
+    write_json(folder / ENVIRONMENT, {**environment(), **known})
     write(folder / OVERRIDES, yaml.safe_dump(list(overrides)))
     write_config(folder, config)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import yaml
 from hydra import compose, initialize_config_module
@@ -265,3 +266,45 @@ def test_several_sigterms_save_as_well(whole, tmp_path, kipx):
     assert process.returncode == 143, err
     assert kipx("distill", "resume=run")[0] == 0
     assert same_end(tmp_path / "run", whole)
+
+
+def other_data(path, **changes):
+    """Writes an npz as it was, but for changes."""
+    with np.load(path) as found:
+        arrays = {**found, **{name: change(found[name]) for name, change in changes.items()}}
+    np.savez(path, **arrays)
+
+
+CHANGES = {
+    "images": {"x_train": lambda x: 16 - x},
+    "fewer": {"x_train": lambda x: x[:-1], "y_train": lambda y: y[:-1]},
+    "test labels": {"y_test": lambda y: y[::-1].copy()},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("command", ["distill", "label-solve", "transfer"])
+def test_other_data_are_refused(command, change, tiny_npz, tmp_path, kipx):
+    shutil.copy(tiny_npz, tmp_path / "mine.npz")
+    given = ["dataset=npz", "dataset.path=mine.npz", "kernel=fc", "kernel.depth=1", "debug=tiny"]
+    assert kipx("distill", *given, "hydra.run.dir=set")[0] == 0
+    if command == "label-solve":
+        assert kipx(command, *given[:-1], "support.per_class=1", "hydra.run.dir=run")[0] == 0
+    elif command == "transfer":
+        assert kipx(command, "run=set", "debug=tiny", "hydra.run.dir=run")[0] == 0
+    else:
+        (tmp_path / "set").rename(tmp_path / "run")
+    assert kipx(command, "resume=run")[0] == 0, "the same data"
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.json*")}
+    other_data(tmp_path / "mine.npz", **CHANGES[change])
+    code, _, err = kipx(command, "resume=run")
+    assert (code, err.count("\n"), "began on other data" in err) == (2, 1, True), err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_run_of_before_the_data_were_noted_goes_on(done, kipx):
+    path = done / "run" / "environment.json"
+    known = json.loads(path.read_text())
+    assert len(known.pop("data_sha256")) == 64
+    path.write_text(json.dumps(known))
+    assert kipx("distill", "resume=run")[0] == 0

@@ -59,7 +59,7 @@ def run(folder, *, steps, every_s, show, overrides, config, mirrored=track.nowhe
     """
     with keep.alone(folder):
         problem = pose(steps=steps, every_s=every_s, **posed)
-        keep.begin(folder, config=config, overrides=overrides)
+        keep.begin(folder, problem.split.data, config=config, overrides=overrides)
         kept = keep.Run(pathlib.Path(folder), config, every_s, show)
         with stop.resumable("distill", folder):
             if posed["labels"]["init"] == "solved":

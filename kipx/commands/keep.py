@@ -9,8 +9,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from kipx import artifacts, checkpoints, checks, files, track
+from kipx.data import fingerprint
 from kipx.engine import hosts
 from kipx.report import folders
+
+DATA = "data_sha256"  # in environment.json
 
 
 class Run(NamedTuple):
@@ -67,14 +70,29 @@ def _held(stack, folder):
         return error
 
 
-def begin(folder, *, config, overrides):
-    """Opens the folder of a new run; that of a run to go on with, whose overrides are None, is there.
+def begin(folder, data, *, config, overrides):
+    """Opens the folder of a new run on a Dataset; that of a run to go on with, whose overrides are None, is there.
 
     Raises:
-      UserError: the folder already holds a run.
+      UserError: the folder already holds a run, or the run to go on with began on other data.
     """
-    if overrides is not None and hosts.leads():
-        artifacts.create(folder, config=config, overrides=overrides)
+    if overrides is None:
+        return _check_same(folder, data)
+    if hosts.leads():
+        artifacts.create(folder, config=config, overrides=overrides, **{DATA: fingerprint(data)})
+
+
+def _check_same(folder, data):
+    """Refuses other data than the run began on, where that is known."""
+    began = None
+    if hosts.leads():
+        with contextlib.suppress(*folders.DAMAGE):
+            began = folders.json_object(pathlib.Path(folder) / artifacts.ENVIRONMENT).get(DATA)
+    if hosts.any_of(began is not None and began != fingerprint(data)):
+        raise checks.UserError(
+            f"resume: {folder} began on other data: images, labels or class names are not those of {DATA} in "
+            f"{artifacts.ENVIRONMENT}; put the data set back as it was, or start a new run"
+        )
 
 
 def note_resumed(run, step):

@@ -64,7 +64,7 @@ def run(
     checks.positive("checkpoint.every_s", every_s)
     with keep.alone(folder):
         problem = _pose(load(), fit, members, draw, seed, ridge)
-        keep.begin(folder, config=config, overrides=overrides)
+        keep.begin(folder, problem.split.data, config=config, overrides=overrides)
         with stop.resumable("label-solve", folder), mirrored(folder, config, "label-solve") as mirror:
             kept = keep.Run(pathlib.Path(folder), config, every_s, show, mirror)
             return _solve(kept, problem, members, form, ridge=ridge, batch=batch_size)

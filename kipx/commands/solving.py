@@ -86,7 +86,7 @@ def _read(path, shape, n, config):
     sound = (shapes, kinds) == ([(), shape, ()], "iff") and bool(np.isfinite(found[1]).all())
     if str(saved.get("config")) != keep.identity(config) or not sound or not 0 <= int(found[0]) <= n:
         raise checks.UserError(
-            f"resume: {path} is of another config than config.yaml, or of other data; "
+            f"resume: {path} is of another config than config.yaml; "
             "put the run's own config.yaml back, or start a new run"
         )
     return found

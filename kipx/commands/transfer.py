@@ -28,6 +28,7 @@ class Problem(NamedTuple):
     span: int  # steps until there are other versions
     validation: tuple  # (images, classes) to choose by
     test: tuple  # (images, classes), read once
+    data: Any  # the kipx.data.Dataset of them
 
 
 def run(
@@ -68,7 +69,7 @@ def run(
         problem = pose(seed=checks.integer("seed", seed, at_least=0), **posed)
         check_images(recipe["network"].architecture, *[problem.x.shape[1:]] * 2)
         start = training.start(trainer, problem, networks, jax.random.key(seed))
-        keep.begin(folder, config=config, overrides=overrides)
+        keep.begin(folder, problem.data, config=config, overrides=overrides)
         with stop.resumable("transfer", folder), mirrored(folder, config, "transfer") as mirror:
             kept = keep.Run(pathlib.Path(folder), config, every_s, show, mirror)
             opened = keep.open_run(kept, start, steps=steps, title="transfer", measured="validation")
@@ -117,6 +118,7 @@ def pose(*, distilled, load, baselines, augment, validation, seed):
         span,
         (jnp.asarray(distilled.preprocess(data.x_train[held])), data.y_train[held]),
         (jnp.asarray(distilled.preprocess(data.x_test)), data.y_test),
+        data,
     )
 
 

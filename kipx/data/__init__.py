@@ -1,5 +1,7 @@
 """Data sets, one source per file: each has a `load(...) -> Dataset`."""
 
+import hashlib
+import json
 import pathlib
 from typing import NamedTuple
 
@@ -40,6 +42,15 @@ def folder(data_dir=None):
     root = pathlib.Path(kipx.__file__).parents[1]
     home = root if (root / "setup.cfg").is_file() and (root / "conf").is_dir() else pathlib.Path()
     return home / "data" if data_dir is None else pathlib.Path(data_dir).expanduser()
+
+
+def fingerprint(dataset):
+    """sha256, in hexadecimal digits, of a data set's images, labels and class names."""
+    found = hashlib.sha256(json.dumps(dataset.class_names).encode())
+    for array in dataset[:4]:
+        found.update(f"{array.dtype.str}{array.shape}".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
 
 
 def check_set(dataset, shape, classes):
