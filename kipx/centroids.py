@@ -1,5 +1,7 @@
 """Support sets that stand for each class by its centres: the baselines that need no learning of images."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,10 +17,19 @@ def kmeans(*, per_class: int):
     Source: Lloyd 1982, by scikit-learn.
     """
     from sklearn.cluster import KMeans  # not on every machine that has JAX
+    from sklearn.exceptions import ConvergenceWarning
 
     def centres(key, images):
         start = int(jax.random.randint(key, (), 0, 2**31 - 1))
-        return KMeans(per_class, n_init=1, random_state=start).fit(images).cluster_centers_
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", ConvergenceWarning)
+                return KMeans(per_class, n_init=1, random_state=start).fit(images).cluster_centers_
+        except ConvergenceWarning as warning:  # fewer images that differ
+            raise checks.UserError(
+                f"support.per_class: expected at most as many clusters as images of a class differ, got {per_class}; "
+                f"lower it ({checks.reason(warning)})"
+            ) from warning
 
     return _of_each_class(centres, per_class)
 

@@ -167,7 +167,7 @@ def least_norm(*, cutoff: float = CUTOFF):
 
     def solve(problem):
         u, s, vt = jnp.linalg.svd(problem.a, full_matrices=False)
-        keep = s**2 > cutoff * s[0] ** 2
+        keep = s > cutoff**0.5 * s[0]
         scaled = jnp.where(keep, 1 / jnp.where(keep, s, 1), 0)
         return vt.T @ (scaled[:, None] * (u.T @ problem.z)), int(keep.sum())
 

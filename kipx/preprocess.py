@@ -88,7 +88,10 @@ def standardize():
         std = np.sqrt(sum(((images[part] - mean) ** 2).sum(axis=(0, 1, 2)) for part in parts) / count)
         varies = std > count * np.finfo(np.float64).eps * np.abs(mean)  # what the sums' rounding makes of a constant
         if not varies.all():
-            raise checks.UserError(f"preprocess: channel {int(np.argmin(varies))} of the training images is constant")
+            raise checks.UserError(
+                f"preprocess: expected channels that vary, got channel {int(np.argmin(varies))} of the training images "
+                "constant, or too dim for its squares; leave it out, or rescale the images"
+            )
         return Preprocessing(mean, std)
 
     return fit
@@ -117,6 +120,7 @@ def normalize(*, mean=None, std=None, dataset: str | None = None):
         checks.positive("preprocess.std", value)
 
     def fit(images):
+        _check_levels("normalize", np.asarray(images))
         channels = np.shape(images)[-1]
         if len(mean) not in (1, channels) or len(std) not in (1, channels):
             raise checks.UserError(
@@ -153,12 +157,13 @@ def zca_pixels(*, eps: float = 0.1):
 
     def fit(images):
         images = np.asarray(images)
+        _check_levels("zca_pixels", images)
         n, mean = len(images), images.mean(axis=0, dtype=np.float64)
         scale = np.full(images.shape[-1], 255.0)
         rows = ((_scaled(images[part], mean, scale)).reshape(-1, mean.size) for part in _parts(images))
         covariance = sum(row.T @ row for row in rows) / max(n - 1, 1)
         values, vectors = np.linalg.eigh(covariance)
-        whitening = _symmetric(vectors, np.sqrt(np.maximum(values, 0) + eps))
+        whitening = _symmetric(vectors, np.sqrt(np.maximum(values, 0) + eps), f"preprocess.eps={eps:g}")
         return Preprocessing(mean, scale, whitening)
 
     fit.whitens = True
@@ -188,13 +193,18 @@ def zca(*, reg: float = 0.1, unit_norm: bool = True, held_out: int = 0):
         base = standardize()(images)
         covariance, centre, norm = _moments(images[: len(images) - held_out], base, unit_norm)
         values, vectors = np.linalg.eigh(covariance)
+        if not values.max() > 0:
+            raise checks.UserError(
+                "preprocess: nothing is left to whiten once each image's mean is off; expected images of several "
+                "pixels, or set preprocess=standardize"
+            )
         values = np.maximum(values, 0) + reg * values.mean()
         if values.min() <= 1e-12 * values.max():
             raise checks.UserError(
                 f"preprocess.reg: the images' covariance is singular; expected a larger one, such as 0.1, got {reg:g}"
             )
         return base._replace(
-            whitening=_symmetric(vectors, np.sqrt(values)),
+            whitening=_symmetric(vectors, np.sqrt(values), f"preprocess.reg={reg:g}"),
             unit_norm=np.asarray(unit_norm),
             centre=np.asarray(centre if unit_norm else 0.0),
             norm=np.asarray(norm if unit_norm else 1.0),
@@ -218,10 +228,23 @@ def _moments(images, base, unit_norm):
     return products / n, total / (n * size), norms / n
 
 
-def _symmetric(vectors, values):
+def _check_levels(name, images):
+    low, high = images.min(), images.max()
+    if low < 0 or high > 255 or (high <= 1 and images.dtype.kind == "f"):
+        raise checks.UserError(
+            f"preprocess: {name} is for pixels from 0 to 255, got {low} to {high}; rescale the images, or take "
+            "preprocess=standardize or zca"
+        )
+
+
+def _symmetric(vectors, values, given):
     """vectors diag(1 / values) vectors', to the last bit symmetric, so that half of it is all of it."""
-    whitening = (vectors / values) @ vectors.T
-    return (0.5 * (whitening + whitening.T)).astype(np.float32)
+    with np.errstate(all="ignore"):  # see below
+        whitening = (vectors / values) @ vectors.T
+        whitening = (0.5 * (whitening + whitening.T)).astype(np.float32)
+    if not (np.isfinite(whitening).all() and np.diag(whitening).all()):
+        raise checks.UserError(f"{given}: float32 cannot hold its whitening; expected one nearer to 0.1")
+    return whitening
 
 
 def _parts(images, at_least=1):

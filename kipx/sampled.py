@@ -38,8 +38,11 @@ def check(members):
                 f"kernel.members: expected names of letters, digits and underscores, got {member.name!r}"
             )
         checks.not_negative(f"kernel.members.{member.name}.weight", member.weight)
-    if not sum(member.weight for member in members) > 0:
+    total = sum(member.weight for member in members)
+    if not total > 0:
         raise checks.UserError("kernel.members: expected at least one member of weight > 0, got none")
+    if total == float("inf"):
+        raise checks.UserError("kernel.members: expected weights with a finite sum, got larger ones; scale them down")
     return members
 
 

@@ -101,7 +101,7 @@ def _cifar10(truth):
 def _cifar100(truth):
     contents = {f"{split}.bin": _records(x, y // 5, y) for split, (x, y) in truth.items()}
     for kind, n in (("fine", 100), ("coarse", 20)):
-        contents[f"{kind}_label_names.txt"] = "".join(f"{kind}_{i}\n" for i in range(n)).encode()
+        contents[f"{kind}_label_names.txt"] = "".join(f"{kind}_{i:02d}\n" for i in range(n)).encode()
     return contents
 
 

@@ -255,6 +255,7 @@ def test_rates_out_of_range_are_refused(builder, rate):
             lambda: augment.rgb(rate=0.5)(PIXELS[..., :1], 10),
             "rgb is for images of 3 channels, .*take augment=grayscale",
         ),
+        (lambda: augment.grayscale(rate=0.5)(PIXELS[..., [0] * 4], 10), "take augment=geometric or none"),
         (lambda: augment.rgb(rate=0.5)(PIXELS / 255, 10), r"pixels from 0 to 255, got 0\.0 to 1\.0; rescale"),
         (lambda: augment.rgb(rate=0.5)(PIXELS - 128.0, 10), r"pixels from 0 to 255, got -128"),
         (lambda: augment.rgb(rate=0.1)(PIXELS, 4), r"augment\.rate: 0\.1 of target\.batch_size=4 rounds to no image"),

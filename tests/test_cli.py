@@ -85,6 +85,13 @@ def test_folders_may_have_any_name(name, kipx):
     assert code == 0, err
 
 
+def test_noise_may_be_more_than_there_are_images_but_natural_draws_may_not(kipx, tiny_npz):
+    given = ["distill", *FAST, "dataset=npz", f"dataset.path={tiny_npz}", "support=noise", "support.per_class=30"]
+    code, _, err = kipx(*given, "steps=0", "baseline.draws=1")
+    assert (code, err.count("\n"), "set baseline.draws=0" in err) == (2, 1, True), err
+    assert kipx(*given, "steps=0", "baseline.draws=0")[0] == 0
+
+
 def test_prepare_then_distill_then_go_on_with_the_data_elsewhere(kipx, monkeypatch):
     small = official.make("mnist")
     monkeypatch.setitem(SOURCES, "mnist", small.source)

@@ -73,10 +73,23 @@ def test_class_names_come_from_the_code_of_tensorflow_datasets_or_from_the_files
     small = official.make("cifar100")
     run("cifar100", small, tmp_path / "data", small.lay_out(tmp_path / "raw"))
     data = published.load(name="cifar100", data_dir=str(tmp_path / "data"))
-    assert data.class_names == tuple(f"fine_{i}" for i in range(100))
-    small.contents["fine_label_names.txt"] = b"apple\napple\n"
-    with pytest.raises(checks.UserError, match="expected 100 different names of label, got"):
+    assert data.class_names == tuple(f"fine_{i:02d}" for i in range(100))
+
+
+@pytest.mark.parametrize("how", ["short", "doubled", "another order", "no text"])
+def test_names_of_classes_that_are_not_the_published_are_refused(how, tmp_path):
+    small = official.make("cifar100")
+    names = small.contents["fine_label_names.txt"].split()
+    wrong = {"short": names[:2], "doubled": [*names[:-1], names[-2]], "another order": names[::-1]}
+    text = b"\n".join(wrong[how]) if how in wrong else b"\xff\xfe\x00"
+    small.contents["fine_label_names.txt"] = text
+    message = r"fine_label_names\.txt: expected the classes' names as text"
+    message = (
+        message if how == "no text" else "expected the 100 names of label in alphabetical order, got .* take their"
+    )
+    with pytest.raises(checks.UserError, match=message) as caught:
         run("cifar100", small, tmp_path / "other", small.extract(tmp_path / "extracted"))
+    assert len(str(caught.value)) < 500
     assert not list((tmp_path / "other").glob("[!.]*"))
 
 

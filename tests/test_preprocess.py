@@ -114,13 +114,25 @@ def test_a_constant_image_stays_finite():
 
 
 def test_refusals():
-    with pytest.raises(checks.UserError, match="channel 1 of the training images is constant"):
+    with pytest.raises(checks.UserError, match="channel 1 of the training images constant"):
         standardize()(np.concatenate([PIXELS[..., :1], np.full_like(PIXELS[..., :1], 3)], axis=-1))
     with pytest.raises(checks.UserError, match=r"preprocess\.reg: expected a number >= 0, got -1"):
         zca(reg=-1)
     for reg in (0, 1e-14):
         with pytest.raises(checks.UserError, match=f"singular; expected a larger one, such as 0.1, got {reg}$"):
             zca(reg=reg)(PIXELS[:5])
+    with pytest.raises(checks.UserError, match="nothing is left to whiten once each image's mean is off"):
+        zca()(PIXELS[:, :1, :1, :1])
+    for fit, given in ((zca(reg=1e300), "reg=1e\\+300"), (preprocess.zca_pixels(eps=1e-300), "eps=1e-300")):
+        with pytest.raises(checks.UserError, match=rf"preprocess\.{given}: float32 cannot hold its whitening"):
+            fit(np.repeat(PIXELS[:2], 9, axis=0))
+
+
+@pytest.mark.parametrize("fit", [preprocess.normalize(mean=0.5, std=0.5), preprocess.zca_pixels()])
+@pytest.mark.parametrize("images", [PIXELS / 255, PIXELS.astype(float) - 128, PIXELS.astype(float) * 2])
+def test_what_divides_by_255_is_for_pixels_to_255(fit, images):
+    with pytest.raises(checks.UserError, match=r"is for pixels from 0 to 255, got .*; rescale the images, or take"):
+        fit(images)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -128,7 +140,7 @@ def test_a_channel_that_is_constant_but_for_rounding_is_refused(dtype):
     """The sums of 0.1 over many pixels leave a deviation of rounding errors, which no image is to be divided by."""
     images = np.concatenate([np.zeros((400, 9, 7, 1)), np.full((400, 9, 7, 1), 0.1)], axis=-1).astype(dtype)
     images[..., 0] = np.random.default_rng(0).normal(size=(400, 9, 7))
-    with pytest.raises(checks.UserError, match="channel 1 of the training images is constant"):
+    with pytest.raises(checks.UserError, match="channel 1 of the training images constant"):
         standardize()(images)
     images[..., 1] += np.arange(7, dtype=dtype) * dtype(1e-6)
     assert np.all(standardize()(images).std > 0), "little is not nothing"

@@ -112,7 +112,12 @@ def test_solved_labels_have_a_column(tmp_path):
         artifacts.write_config(folder, {k: v for k, v in kept.items() if k not in ("steps", "labels")} | {"form": {}})
         assert [run.measured for run in runs.find(folder)[0]] == [None]
         artifacts.write_json(folder / "summary.json", {"test_accuracy": share, "label_solve": {"kept": 10}})
-    assert cells(tmp_path)["MNIST", "1"]["ours: LS ConvNet"] == "73.5 ± 0.7 (2 seeds)"
+    shutil.copytree(tmp_path / "1", tmp_path / "of centroids")
+    config = artifacts.read_config(tmp_path / "1")
+    config["support"]["_target_"] = "kipx.centroids.kmeans"
+    artifacts.write_config(tmp_path / "of centroids", config)
+    artifacts.write_json(tmp_path / "of centroids" / "summary.json", {"test_accuracy": 0.9, "label_solve": {}})
+    assert cells(tmp_path)["MNIST", "1"]["ours: LS ConvNet"] == "73.5 ± 0.7 (2 seeds)", "the paper's are natural images"
     assert listing.build(runs.find(tmp_path)[0]).rows[0][-3:] == ("solved", "73.0", "30 s")
     assert runs.find(tmp_path)[0][0].command.startswith("kipx label-solve dataset=mnist")
 
@@ -159,6 +164,17 @@ def test_natural_images_stand_beside_a_learned_one(tmp_path):
             "71.0 ± 1.4 (2 seeds)",
             "90.0 (1 seed)",
         )
+    ]
+
+
+def test_files_of_ones_own_have_a_row_each(tmp_path):
+    for name, share in (("a", 0.3), ("b", 0.7)):
+        overrides = ["dataset=npz", f"dataset.path=sets/{name}.npz", "steps=0", "labels=fixed"]
+        write(tmp_path / name, overrides, {0: share})
+    table, _, _ = report.run(tmp_path, table="natural", out=None)
+    assert [(row[0], row[3]) for row in table.rows] == [
+        ("npz sets/a.npz", "30.0 (1 seed)"),
+        ("npz sets/b.npz", "70.0 (1 seed)"),
     ]
 
 

@@ -115,6 +115,10 @@ def test_a_run_goes_on_bit_by_bit_and_is_evaluated_again(tiny_npz, tmp_path):
         (["kernel.members.convnet=3"], r"kernel\.members\.convnet: expected one of its options"),
         (["kernel.members.convnet.weight=-1"], r"members\.convnet\.weight: expected a number >= 0, got -1"),
         ([f"kernel.members.{n}.weight=0" for n in ("convnet", "convvec3", "convvec8")], "one member of weight > 0"),
+        (
+            [f"kernel.members.{n}.weight=1e308" for n in ("convnet", "convvec3")],
+            "weights with a finite sum, got larger",
+        ),
         (["kernel.kind=gp"], r"kernel\.members\.convnet\.kind: expected one of ntk, nngp, got 'gp'"),
         ([f"~kernel.members.{n}" for n in ("convnet", "convvec3", "convvec8")], "one member of weight > 0, got none"),
         (["~kernel.members.convnet", "+kernel@kernel.members.a-b=fc", "+kernel.members.a-b.weight=1"], "got 'a-b'"),

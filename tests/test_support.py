@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from kipx import checks, support
+from kipx import centroids, checks, support
 
 LABELS = np.repeat([0, 1, 2, 3], [20, 5, 11, 3])
 IMAGES = np.random.default_rng(0).normal(size=(39, 2, 2, 1)).astype(np.float32)
@@ -51,6 +51,10 @@ def test_labels_are_centred():
 def test_refusals():
     with pytest.raises(checks.UserError, match="expected at most 3, the images of class 3, got 4"):
         support.natural(per_class=4)(jax.random.key(0), IMAGES, LABELS, 4)
+    with pytest.raises(
+        checks.UserError, match=r"at most as many clusters as images of a class differ, got 2; lower it"
+    ):
+        centroids.kmeans(per_class=2)(jax.random.key(0), np.ones((8, 2, 2, 1)), np.repeat(np.arange(4), 2), 4)
     for make in (support.natural, support.noise):
         with pytest.raises(checks.UserError, match=r"support\.per_class: expected an integer >= 1, got 0"):
             make(per_class=0)

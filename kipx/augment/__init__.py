@@ -26,7 +26,7 @@ def none(*, rate: float = 0.0):
     """
     if checks.share("augment.rate", rate):
         raise checks.UserError(
-            f"augment.rate: augment=none augments nothing, expected 0, got {rate}; take augment=grayscale or rgb"
+            f"augment.rate: augment=none augments nothing, expected 0, got {rate}; take another, as augment=geometric"
         )
     return lambda pixels, batch_size: None
 
@@ -157,11 +157,14 @@ def _change(of_all, pixels, count):
     return change
 
 
+_FITTING = {1: "grayscale", 3: "rgb"}
+
+
 def _check_channels(name, pixels, channels):
     if pixels.shape[-1] != channels:
         raise checks.UserError(
             f"augment: {name} is for images of {channels} channel{'s' if channels > 1 else ''}, "
-            f"got {pixels.shape[1:]}; take augment={'rgb' if pixels.shape[-1] == 3 else 'grayscale or none'}"
+            f"got {pixels.shape[1:]}; take augment={_FITTING.get(pixels.shape[-1], 'geometric')} or none"
         )
 
 

@@ -147,6 +147,12 @@ def _steps_of(members, objective, rule, sample):
 
 def _natural(key, draws, per_class, split):
     """Natural support sets (images, labels), of as many images a class as the set that is learned."""
+    fewest = np.bincount(split.data.y_train, minlength=split.data.classes).min()
+    if draws and fewest < per_class:
+        raise checks.UserError(
+            f"baseline.draws: natural sets of this size need {per_class} training images of each class, one has "
+            f"{fewest}; set baseline.draws=0"
+        )
     draw = support.natural(per_class=per_class)
     return [posing.start(each, draw, split) for each in jax.random.split(key, draws)]
 

@@ -37,7 +37,7 @@ def run(*, name, data_dir, raw_dir, source=None, say=_say):
         try:
             data, new = _prepare(name, source, data_dir, raw_dir, say)
         except (OSError, RuntimeError) as error:  # the writers of records raise RuntimeErrors
-            reason = checks.reason(error)
+            reason = getattr(error, "strerror", None) or checks.reason(error)
             again = published.prepare_command(name, data_dir)
             raise checks.UserError(
                 f"{name}: cannot prepare in {published.folder(data_dir)}: {reason}; make room or take another "

@@ -71,17 +71,23 @@ def check(name, dataset):
                 f"{name}: expected {part} images (n, h, w, c), n >= 1, and as many labels (n,), "
                 f"got {x.shape} and {y.shape}"
             )
-        if x.dtype.kind not in "iuf" or not np.isfinite(x).all():
-            raise checks.UserError(
-                f"{name}: expected finite numbers as {part} images, got {x.dtype} with NaN, inf or text"
-            )
+        if x.dtype.kind not in "iuf":
+            raise checks.UserError(f"{name}: expected numbers as {part} images, got {x.dtype}; save them as uint8")
+        if not np.isfinite(x).all():
+            raise checks.UserError(f"{name}: expected finite numbers as {part} images, got {x.dtype} with NaN or inf")
         if max(abs(float(x.min())), float(x.max())) > BRIGHTEST:
             raise checks.UserError(f"{name}: expected {part} images of pixels up to {BRIGHTEST:g}, got larger ones")
-        if y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= dataset.classes:
-            span = f" from {y.min()} to {y.max()}" if y.dtype.kind in "iuf" else ""
+        if y.dtype.kind not in "iu":
             raise checks.UserError(
-                f"{name}: expected integer {part} labels 0 to {dataset.classes - 1}, got {y.dtype}{span}"
+                f"{name}: expected integers as {part} labels, got {y.dtype}; of any classes "
+                "np.unique(labels, return_inverse=True)[1] makes them"
             )
+        if y.min() < 0 or y.max() >= dataset.classes:
+            raise checks.UserError(
+                f"{name}: expected {part} labels from 0 to {dataset.classes - 1}, got {y.min()} to {y.max()}"
+            )
+    if dataset.classes < 2:
+        raise checks.UserError(f"{name}: expected at least two classes, got {dataset.classes}")
     missing = np.setdiff1d(np.arange(dataset.classes), dataset.y_train)
     if missing.size:
         raise checks.UserError(f"{name}: expected training images of every class, got none of class {missing[0]}")

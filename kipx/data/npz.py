@@ -42,4 +42,15 @@ def _dataset(arrays):
     names = arrays.get("class_names", np.arange(min(max(highest, 0), labels[0].size) + 1))  # a class has an image
     if names.ndim != 1 or not len(names):
         raise checks.UserError(f"dataset.path: expected class_names (n,), one for each class, got {names.shape}")
-    return Dataset(images[0], labels[0], images[1], labels[1], tuple(str(name) for name in names))
+    return Dataset(images[0], labels[0], images[1], labels[1], _texts(names))
+
+
+def _texts(names):
+    """The names as text, each another; as integers, too, or bytes in UTF-8."""
+    try:
+        texts = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
+    except UnicodeDecodeError as error:
+        raise checks.UserError(f"dataset.path: expected class_names as text, got other bytes ({error})") from error
+    if "" in texts or len(set(texts)) < len(texts):
+        raise checks.UserError(f"dataset.path: expected class_names that differ, none empty, got {checks.said(texts)}")
+    return texts

@@ -53,7 +53,7 @@ def unpack(path, folder, archive):
         published one of its size.
     """
     if path.name.endswith(".tar.gz"):
-        with tarfile.open(path) as tar:
+        with tarfile.open(path, "r:gz") as tar:
             wanted = {f"{folder}/{name}": name for name in archive.contents}
             members = [m for m in tar if m.isfile() and m.name.removeprefix("./") in wanted]
             return {wanted[m.name.removeprefix("./")]: _whole(tar.extractfile(m), archive) for m in members}
@@ -100,8 +100,8 @@ def _unpacked(archive, path, subfolder):
         return unpack(path, subfolder, archive)
     except (EOFError, OSError, zlib.error, tarfile.TarError) as error:
         raise _Wrong(
-            f"{path} cannot be unpacked ({error}); expected sha256 {archive.sha256} ({archive.size} bytes), "
-            f"found {checksum(path, 'sha256')} ({path.stat().st_size} bytes)"
+            f"{path} cannot be unpacked ({checks.reason(error)}); expected sha256 {archive.sha256} "
+            f"({archive.size} bytes), found {checksum(path, 'sha256')} ({path.stat().st_size} bytes)"
         ) from error
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kipx import checks
 from kipx.data import formats
 
 
@@ -81,7 +82,14 @@ def read_cifar(contents, *, train, test, labels):
             **{feature: classes[:, column] for column, feature in enumerate(labels)},
             "id": [f"{split}_{i:05d}" for i in range(len(classes))],
         }
-    return splits, {feature: contents[name].decode().split() for feature, name in labels.items()}
+    return splits, {feature: _words(contents[name], name) for feature, name in labels.items()}
+
+
+def _words(content, name):
+    try:
+        return content.decode().split()
+    except UnicodeDecodeError as error:
+        raise checks.UserError(f"{name}: expected the classes' names as text, got other bytes ({error})") from error
 
 
 def read_svhn(contents):

@@ -140,5 +140,5 @@ def check_images(architecture, shape1, shape2):
     if min(shape1[1:3]) < smallest:
         raise checks.UserError(
             f"images: {shape1[1]}x{shape1[2]} is too small for {len(pools)} pools, which need {smallest}x{smallest}; "
-            "lower kernel.depth or take larger images"
+            "take larger images, or a kernel of fewer pools, as ConvNet's of a lower kernel.depth"
         )

@@ -38,4 +38,6 @@ def _one_hot(run):
 
 
 def _row(run):
-    return paper.TITLES.get(run.dataset, run.dataset), run.kernel, run.option("preprocess")
+    path = run.at("dataset", "load", "path")
+    name = paper.TITLES.get(run.dataset, run.dataset) if path is None else f"{run.dataset} {path}"
+    return name, run.kernel, run.option("preprocess")

@@ -51,7 +51,7 @@ def _column(run):
     convnet = network == "convnet" and run.at("kernel", "architecture", "prepend_conv") and run.depth == 3
     convnet = convnet and run.option("preprocess") == ("zca" if run.dataset in paper.COLOUR else "standardize")
     if run.labels_solved:
-        return paper.LS if convnet else None
+        return paper.LS if convnet and run.option("support") == "natural" else None
     if not run.steps or not run.at("labels", "learned"):
         return None
     if network == "fc":
