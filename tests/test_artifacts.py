@@ -168,6 +168,7 @@ def test_scheduled_steps_are_the_papers():
         ({"class_names": np.array([b"a", b"\xff"])}, "class_names as text"),
         ({"x_train": np.full((4, 2, 2, 1), np.nan)}, "got float64 with NaN or inf"),
         ({"x_test": np.zeros((0, 2, 2, 1))}, "n >= 1"),
+        ({"x_train": np.zeros((4, 3, 8, 8))}, r"got \(4, 3, 8, 8\), channels first; np.moveaxis"),
         ({"x_test": np.zeros((2, 3, 2, 1))}, "expected test images"),
         ({"x_train": None}, "lacks x_train; it has"),
     ],

@@ -167,6 +167,15 @@ def test_natural_images_stand_beside_a_learned_one(tmp_path):
     ]
 
 
+def test_families_and_kernels_side_by_side_are_told_apart_in_one_column(tmp_path):
+    for job, kernel in enumerate(("convnet", "fc", "sampled")):
+        write(tmp_path / str(job), ["dataset=mnist", f"kernel={kernel}"], {0: 0.1})
+    table = listing.build(runs.find(tmp_path)[0])
+    assert table.columns == ("run", "kernel", ">step", ">test accuracy", ">time of steps")
+    names = [row[1] for row in table.rows]
+    assert len(set(names)) == 3 and " + " in names[2]
+
+
 def test_files_of_ones_own_have_a_row_each(tmp_path):
     for name, share in (("a", 0.3), ("b", 0.7)):
         overrides = ["dataset=npz", f"dataset.path=sets/{name}.npz", "steps=0", "labels=fixed"]

@@ -35,6 +35,12 @@ def load(*, path: str | None = None):
 
 def _dataset(arrays):
     images = [x[..., None] if x.ndim == 3 else x for x in (arrays["x_train"], arrays["x_test"])]
+    shape = images[0].shape
+    if len(shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3] > 4:  # as PyTorch has them
+        raise checks.UserError(
+            f"dataset.path: expected images (n, h, w, c), got {shape}, channels first; np.moveaxis(x, 1, -1) puts them "
+            "last"
+        )
     labels = [
         y.astype(np.int64) if np.issubdtype(y.dtype, np.integer) else y for y in (arrays["y_train"], arrays["y_test"])
     ]

@@ -17,7 +17,7 @@ def build(runs):
     Returns:
       kipx.report.tables.Table.
     """
-    flat = [settings(run.config) | {"dataset": run.dataset} for run in runs]
+    flat = _with_families([settings(run.config) | {"dataset": run.dataset} for run in runs], runs)
     differing = _differing(flat)
     rows = [
         (run.name, *(one.get(key, "") for key in differing), *_reached(run))
@@ -105,6 +105,15 @@ def _reached(run):
 def settings(config):
     """{dotted key: value} of a config, what is said twice or decides nothing left out."""
     return {key: value for key, value in _pairs(config, "") if not key.startswith(_TWICE)}
+
+
+def _with_families(flat, runs):
+    """Settings, those of kernels as one where families of several members, or a family and a kernel, stand together."""
+    families = {frozenset(key for key in one if key.startswith("kernel.members.")) for one in flat}
+    if len(families) < 2:
+        return flat
+    others = [{key: value for key, value in one.items() if not key.startswith("kernel.")} for one in flat]
+    return [one | {"kernel": run.kernel} for one, run in zip(others, runs, strict=True)]
 
 
 def _differing(flat):
