@@ -171,7 +171,7 @@ def test_pictures_are_clipped_pixels_with_their_labels(channels, tmp_path):
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1 / 255, 0), (16 / 255, 0), (2 / 255, -1), (257.0, 0)])
-@pytest.mark.parametrize("fit", [preprocess.standardize(), preprocess.zca_pixels()])
+@pytest.mark.parametrize("fit", [preprocess.standardize(), preprocess.zca(unit_norm=False)])
 def test_pictures_of_pixels_on_another_scale_can_be_seen_and_the_card_says_which(fit, scale, offset, tmp_path):
     pixels = PIXELS * scale + offset
     fitted = fit(pixels)

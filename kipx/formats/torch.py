@@ -36,7 +36,8 @@ def peers_images(distilled):
     """(n, c, h, w) float32, normalized as peers normalize the data set, or by its own mean where they have none."""
     own, name = distilled.preprocessing, _name(distilled)
     if name in preprocess.CODES:
-        return _to_torch(preprocess.normalize(dataset=name)(distilled.pixels).apply(distilled.pixels))
+        stated = preprocess.Preprocessing(*(255 * np.asarray(values) for values in preprocess.CODES[name]))
+        return _to_torch(stated.apply(distilled.pixels))
     return _to_torch(((distilled.pixels - own.mean) / own.std).astype(np.float32))
 
 
