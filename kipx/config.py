@@ -132,8 +132,9 @@ def _target(section, path):
 @functools.cache
 def _builders(group):
     """The functions that the files of a group name: no other is ever called, whatever a run folder's config says."""
-    folder = resources.files("kipx.conf") / {"kernels": "kernel"}.get(group, group)
-    texts = [file.read_text() for file in folder.iterdir() if file.name.endswith(".yaml")]
+    names = {"kernels": ("kernel",), "network": ("network", "kernel")}.get(group, (group,))  # also a set's own
+    files = [file for name in names for file in (resources.files("kipx.conf") / name).iterdir()]
+    texts = [file.read_text() for file in files if file.name.endswith(".yaml")]
     return tuple(
         sorted({name for text in texts for name in re.findall(r"^ *_target_: (kipx\.\S+)", text, re.MULTILINE)})
     )

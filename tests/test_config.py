@@ -304,3 +304,13 @@ def test_running_refuses_and_leaves_no_run_behind(override, message, tmp_path):
     with pytest.raises(checks.UserError, match=message):
         distill.run(tmp_path / "run", overrides=[], config=values, **arguments.distill(values))
     assert not (tmp_path / "run").exists()
+
+
+def test_networks_may_have_every_architecture_that_a_kernel_may(monkeypatch, tmp_path):
+    """Also one that has no file in conf/network/: `transfer` trains the network of the set's own."""
+    for name in ("kernel", "network"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "kernel" / "mine.yaml").write_text("architecture:\n  _target_: kipx.architecture.convnet\n")
+    monkeypatch.setattr(config, "resources", types.SimpleNamespace(files=lambda _: tmp_path))
+    for group in ("kernel", "kernels", "network"):
+        assert config._builders.__wrapped__(group) == ("kipx.architecture.convnet",)
