@@ -67,6 +67,13 @@ def one_of(name, value, choices):
     return value
 
 
+def byte_levels(what, pixels, otherwise=""):
+    """Raises UserError unless an array's pixels are from 0 to 255; floats up to 1 are on another scale."""
+    low, high = pixels.min(), pixels.max()
+    if low < 0 or high > 255 or (high <= 1 and pixels.dtype.kind == "f"):
+        raise UserError(f"{what} is for pixels from 0 to 255, got {low} to {high}; rescale the images{otherwise}")
+
+
 def reason(error):
     """What an exception says, in one line."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -11,6 +11,7 @@ import numpy as np
 
 from kipx import checks
 
+OTHERWISE = ", or take preprocess=standardize or zca"  # of pixels that are not from 0 to 255
 PART = 2**22  # numbers in a part of the images, 32 MB as float64
 CODES = {  # mean and std of pixels / 255, as DC's code states them, which DSA, DM, MTT and DD-Ranking share
     "mnist": ((0.1307,), (0.3081,)),
@@ -120,7 +121,7 @@ def normalize(*, mean=None, std=None, dataset: str | None = None):
         checks.positive("preprocess.std", value)
 
     def fit(images):
-        _check_levels("normalize", np.asarray(images))
+        checks.byte_levels("preprocess: normalize", np.asarray(images), OTHERWISE)
         channels = np.shape(images)[-1]
         if len(mean) not in (1, channels) or len(std) not in (1, channels):
             raise checks.UserError(
@@ -157,7 +158,7 @@ def zca_pixels(*, eps: float = 0.1):
 
     def fit(images):
         images = np.asarray(images)
-        _check_levels("zca_pixels", images)
+        checks.byte_levels("preprocess: zca_pixels", images, OTHERWISE)
         n, mean = len(images), images.mean(axis=0, dtype=np.float64)
         scale = np.full(images.shape[-1], 255.0)
         rows = ((_scaled(images[part], mean, scale)).reshape(-1, mean.size) for part in _parts(images))
@@ -226,15 +227,6 @@ def _moments(images, base, unit_norm):
         rows = _rows(x, unit_norm)
         products += rows.T @ rows
     return products / n, total / (n * size), norms / n
-
-
-def _check_levels(name, images):
-    low, high = images.min(), images.max()
-    if low < 0 or high > 255 or (high <= 1 and images.dtype.kind == "f"):
-        raise checks.UserError(
-            f"preprocess: {name} is for pixels from 0 to 255, got {low} to {high}; rescale the images, or take "
-            "preprocess=standardize or zca"
-        )
 
 
 def _symmetric(vectors, values, given):

@@ -170,6 +170,4 @@ def _check_channels(name, pixels, channels):
 
 def _check_levels(pixels):
     _check_channels("rgb", pixels, 3)
-    low, high = pixels.min(), pixels.max()
-    if low < 0 or high > 255 or (high <= 1 and pixels.dtype.kind == "f"):
-        raise checks.UserError(f"augment: rgb is for pixels from 0 to 255, got {low} to {high}; rescale the images")
+    checks.byte_levels("augment: rgb", pixels)
